@@ -1,0 +1,79 @@
+"""Progressive Weight Loading, hands on: the small package behind the book.
+
+Everything a chapter needs hangs on this module: `import pwl_lite as pwl`. Modules are imported when first used, so that
+a program that only serves a model does not pay for training, plotting or data sets.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "blocknet": ["BlockNet", "block_macs", "num_bytes", "num_params", "state_hash"],
+    "networks": ["FAMILIES", "VGGConfig", "build_network", "build_pair", "vgg", "whiten_stem"],
+    "swapnet": [
+        "Converter",
+        "SwapNet",
+        "all_compositions",
+        "all_orders",
+        "check_composition",
+        "contiguous_orders",
+        "dips",
+        "loading_order",
+        "path",
+    ],
+    "datasets": ["Dataset", "Split", "augment", "load_dataset"],
+    "objectives": ["KD", "Objective", "ProgressiveDistillation", "Supervised"],
+    "training": ["Recipe", "train"],
+    "evaluation": ["accuracy", "evaluate_lattice", "predict"],
+    "store": ["load_blocks", "read_manifest", "save_blocks"],
+    "records": ["Record", "claim", "find_weights", "load_record", "load_records", "summary"],
+    "profiles": ["PROFILES", "get_profile"],
+    "reproduce": [],
+    "errors": ["PWLError"],
+    "plots": [],
+    "widgets": ["CompositionPicker"],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "plots"])
+
+if TYPE_CHECKING:  # so that editors and type checkers see what __getattr__ gives
+    from .blocknet import BlockNet, block_macs, num_bytes, num_params, state_hash
+    from .datasets import Dataset, Split, augment, load_dataset
+    from .errors import PWLError
+    from .evaluation import accuracy, evaluate_lattice, predict
+    from .networks import FAMILIES, VGGConfig, build_network, build_pair, vgg, whiten_stem
+    from .objectives import KD, Objective, ProgressiveDistillation, Supervised
+    from .profiles import PROFILES, get_profile
+    from .records import Record, claim, find_weights, load_record, load_records, summary
+    from .store import load_blocks, read_manifest, save_blocks
+    from .swapnet import (
+        Converter,
+        SwapNet,
+        all_compositions,
+        all_orders,
+        check_composition,
+        contiguous_orders,
+        dips,
+        loading_order,
+        path,
+    )
+    from .training import Recipe, train
+    from .widgets import CompositionPicker
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    elif name in _HOMES:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

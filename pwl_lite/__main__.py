@@ -1,0 +1,337 @@
+"""The `pwl` command: train, reproduce, evaluate, prepare data, and say what this machine can do.
+
+Everything heavy is imported where it is used, so that `pwl --help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .errors import CompositionError, DataError, PWLError
+
+if TYPE_CHECKING:
+    from .blocknet import BlockNet
+    from .datasets import Dataset
+
+PACKAGES = (
+    "torch torchvision numpy pandas safetensors tqdm matplotlib seaborn ipywidgets anywidget "
+    "jupyter-book nbval papermill"
+).split()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the words `argv` (by default those it was called with) and return its exit code.
+
+    0: done; 2: something is wrong with the command, the data or the files (one line on stderr); 130: interrupted.
+    """
+    args = argparse.Namespace()
+    try:
+        args = _parser().parse_args(argv)
+        args.run(args)
+    except SystemExit as end:  # argparse has said what it wants
+        return int(end.code or 0)
+    except PWLError as error:
+        print(f"pwl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = (
+            "; the same command with --resume goes on after the last finished epoch"
+            if "resume" in args
+            else ""
+        )
+        print(f"\npwl: interrupted{hint}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(args: argparse.Namespace) -> None:
+    """`pwl train`: one network from labels, or from labels and a teacher; its blocks are saved."""
+    from dataclasses import asdict, replace
+
+    from .evaluation import accuracy
+    from .hardware import default_device
+    from .objectives import KD, Supervised
+    from .profiles import get_profile
+    from .records import environment
+    from .store import save_blocks
+    from .training import train
+
+    profile = get_profile(args.profile)
+    config = profile.pair(args.family)[args.network == "student"]
+    recipe = replace(getattr(profile, args.network), seed=args.seed)
+    if args.epochs is not None:
+        recipe = replace(recipe, epochs=args.epochs)
+    if (args.objective == "kd") != (args.teacher is not None):
+        raise PWLError(f"--objective {args.objective}: expected --teacher WEIGHTS with kd, and only with kd")
+    data = _dataset(args.dataset or profile.dataset, args.root)
+    net = _new_network(config, data, args.seed)
+    objective = KD(_teacher(args.teacher, data), net) if args.teacher else Supervised(net)
+    name = f"{data.name}-{args.family}-{args.profile}-{args.network}-{args.objective}-seed{args.seed}"
+    folder = Path(args.out or Path("runs") / "weights" / name)
+    checkpoint = folder / "checkpoint.pt"
+
+    if args.objective == "kd":
+        objective.teacher.to(default_device())
+    history = train(
+        objective,
+        data,
+        recipe,
+        checkpoint=checkpoint,
+        resume=args.resume,
+        progress=False if args.quiet else None,
+    )
+    percent = accuracy(net, data.test.to(default_device()))
+    extra = {
+        "accuracy": percent,
+        "objective": objective.settings(),
+        "recipe": asdict(recipe),
+        "history": history,
+        "environment": environment(data_sha256=data.sha256),
+    }
+    save_blocks(net, folder, classes=data.classes, mean=data.mean, std=data.std, extra=extra)
+    checkpoint.unlink(missing_ok=True)
+    print(
+        f"{percent:.2f} % of {len(data.test):,} test images after epoch {recipe.epochs}; blocks in {folder}"
+    )
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """`pwl reproduce`: teacher, KD student and PWL student of a profile, as records and weights."""
+    from .profiles import get_profile
+    from .reproduce import reproduce
+
+    profile = get_profile(args.profile)
+    profile.pair(args.family)  # a wrong name is better said before the data are read
+    data = _dataset(args.dataset or profile.dataset, args.root)
+    records = reproduce(
+        profile,
+        data,
+        args.family,
+        args.seed,
+        teacher_seed=args.teacher_seed,
+        resume=args.resume,
+        root=args.out,
+        progress=False if args.quiet else None,
+    )
+    for name, record in records.items():
+        print(f"{name} ({record.run}, {record.seconds:.0f} s)")
+        for composition, percent in record.lattice.items():
+            print(f"  {composition}  {percent:.2f} %")
+    print(f"records in {Path(args.out) / 'results'}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """`pwl evaluate`: accuracy of saved weights on the test images of a data set."""
+    from dataclasses import replace
+
+    from .evaluation import accuracy, evaluate_lattice
+    from .hardware import default_device
+    from .store import load_blocks, read_manifest
+    from .swapnet import SwapNet, check_composition
+
+    folder = _weights(args.weights)
+    manifest = read_manifest(folder)
+    net = load_blocks(folder)
+    swappable = isinstance(net, SwapNet)
+    if args.composition is not None and not swappable:
+        raise CompositionError(
+            f"composition {args.composition!r}: {folder} holds a single network; leave --composition out"
+        )
+    if args.composition is not None:
+        check_composition(args.composition, net.num_blocks)
+    data = _dataset(args.dataset, args.root)
+    _check_classes(data, manifest["classes"], folder)
+    # images are normalised as these weights expect it, whatever the data's own mean is
+    split = replace(data.test, mean=tuple(manifest["mean"]), std=tuple(manifest["std"]))
+    split = (split if args.images is None else split.subset(args.images)).to(default_device())
+    net = net.to(default_device())
+    if not swappable or args.composition is not None:
+        percent = accuracy(net, split, args.composition)
+        print(f"{args.composition or 'network'}: {percent:.2f} % of {len(split):,} test images")
+        return
+    table = evaluate_lattice(net, split)
+    table["bytes"] = table["bytes"] / 1e6
+    table["macs"] = table["macs"] / 1e6
+    table.columns = ["composition", "accuracy %", "agreement %", "MB", "million MACs"]
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.2f}"))
+
+
+def data(args: argparse.Namespace) -> None:
+    """`pwl data prepare`: fill the cache."""
+    from .datasets import NAMES
+    from .errors import UnknownNameError
+
+    names = [name for name in NAMES if name != "folder"]
+    for name in args.names:
+        if name not in names:
+            raise UnknownNameError("dataset", name, names)
+    for name in args.names:
+        _dataset(name)
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """`pwl doctor`: what is installed, which data is in reach, the device and its speed features."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from .datasets import cache_folder, load_dataset
+    from .hardware import cpu_flags, default_device, device_name, speed_features
+    from .records import commit, data_folder
+
+    print(f"pwl_lite {__version__} ({commit()}), Python {platform.python_version()}, {platform.system()}")
+    print("\ninstalled")
+    for package in PACKAGES:
+        try:
+            print(f"  {package:14}{version(package)}")
+        except PackageNotFoundError:
+            print(f"  {package:14}- (not installed)")
+
+    device = default_device()
+    units = sorted({"avx512_bf16", "amx_bf16"} & cpu_flags()) if device == "cpu" else []
+    features = speed_features(device)
+    print(f"\ndevice\n  {device}: {device_name(device)}, {torch.get_num_threads()} threads")
+    print(f"  bf16 units: {', '.join(units) or ('see the GPU' if device == 'cuda' else 'none found')}")
+    autocast, channels_last = ("on" if features[name] else "off" for name in ("bf16", "channels_last"))
+    print(f"  training by default: bf16 autocast {autocast}, channels-last {channels_last}")
+
+    print(f"\ndata (cache: {cache_folder()})\n  shapes10      built in")
+    for name in ("cifar10", "cifar100"):
+        try:
+            found = load_dataset(name, download=False).describe().removeprefix(f"{name}: ")
+        except DataError as error:
+            damaged = (cache_folder() / name).exists()
+            found = f"damaged: {error}" if damaged else f"not there; `pwl data prepare {name}` downloads it"
+        print(f"  {name:14}{found}")
+
+    print(f"\nrecords and weights ({data_folder()})")
+    print(f"  {len(list(data_folder().glob('results/*/*.json')))} records")
+    names = sorted(file.parent.name for file in data_folder().glob("weights/*/manifest.json"))
+    print(f"  weights: {', '.join(names) or 'none'}")
+
+
+def _dataset(name: str, root: str | None = None) -> "Dataset":
+    from .datasets import load_dataset
+
+    data = load_dataset(name, root=root)
+    print(data.describe(), flush=True)
+    return data
+
+
+def _new_network(config: dict, data: "Dataset", seed: int) -> "BlockNet":
+    import torch
+
+    from .networks import build_network, whiten_stem
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = build_network({**config, "num_classes": data.num_classes})
+    sample = data.train.subset(min(5000, len(data.train)))
+    whiten_stem(net, sample.normalise(sample.images))
+    return net
+
+
+def _weights(name: str) -> Path:
+    """A folder of shards, given as a path or as the name of weights that come with the book."""
+    from .records import find_weights
+
+    path = Path(name)
+    elsewhere = len(path.parts) > 1 and not name.startswith("data/weights/")
+    return path if path.exists() or elsewhere else find_weights(name)
+
+
+def _teacher(name: str, data: "Dataset") -> "BlockNet":
+    from .store import load_blocks, read_manifest
+    from .swapnet import SwapNet
+
+    folder = _weights(name)
+    _check_classes(data, read_manifest(folder)["classes"], folder)
+    net = load_blocks(folder)
+    return net.teacher if isinstance(net, SwapNet) else net
+
+
+def _check_classes(data: "Dataset", classes: list[str], folder: Path) -> None:
+    if list(data.classes) != classes:
+        found, expected = (f"{', '.join(names[:3])}, ... ({len(names)})" for names in (data.classes, classes))
+        raise DataError(
+            f"dataset {data.name!r} has the classes {found}: expected those of {folder}, {expected}"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pwl", description="Progressive Weight Loading, hands on: train, reproduce, evaluate."
+    )
+    parser.add_argument("--version", action="version", version=f"pwl_lite {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.set_defaults(run=run)
+        return sub
+
+    def add_data(sub: argparse.ArgumentParser, **settings) -> None:
+        sub.add_argument("--dataset", help="cifar10, cifar100, shapes10 or folder", **settings)
+        sub.add_argument(
+            "--root", metavar="FOLDER", help="of the data set `folder`: holds train/CLASS/*.png and test/..."
+        )
+
+    def add_run(sub: argparse.ArgumentParser) -> None:
+        add_data(sub)
+        sub.add_argument("--family", default="vgg", help="of the networks (default: vgg)")
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument(
+            "--resume", action="store_true", help="go on after the last finished epoch of this run"
+        )
+        sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    sub = command("train", train, "train one network and save its blocks")
+    add_run(sub)
+    sub.add_argument("--profile", default="quick", help="quick, cifar or paper (default: quick)")
+    sub.add_argument(
+        "--network", choices=("teacher", "student"), default="teacher", help="of the profile's pair"
+    )
+    sub.add_argument("--objective", choices=("supervised", "kd"), default="supervised")
+    sub.add_argument(
+        "--teacher", metavar="WEIGHTS", help="for kd: a folder of blocks, or the name of shipped weights"
+    )
+    sub.add_argument("--epochs", type=int, help="instead of the profile's")
+    sub.add_argument("--out", metavar="FOLDER", help="default: runs/weights/<name of the run>")
+
+    sub = command(
+        "reproduce", reproduce, "train teacher, KD student and PWL student of a profile; write records"
+    )
+    sub.add_argument("profile", metavar="PROFILE", help="quick, cifar or paper")
+    add_run(sub)
+    sub.add_argument(
+        "--teacher-seed", type=int, metavar="N", help="use, or first train, the teacher of this seed"
+    )
+    sub.add_argument(
+        "--out", metavar="FOLDER", default="runs", help="gets results/ and weights/ (default: runs)"
+    )
+
+    sub = command("evaluate", evaluate, "accuracy of saved weights: of all compositions, or of one")
+    sub.add_argument("weights", metavar="WEIGHTS", help="a folder of blocks, or the name of shipped weights")
+    add_data(sub, required=True)
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--composition", metavar="TTSS", help="only this one")
+    which.add_argument("--all", action="store_true", help="the whole lattice (default)")
+    sub.add_argument("--images", type=int, metavar="N", help="only the first N test images")
+
+    sub = command("data", data, "fill the data cache")
+    actions = sub.add_subparsers(required=True, metavar="prepare")
+    prepare = actions.add_parser(
+        "prepare", help="download and unpack data sets, or check those that are there"
+    )
+    prepare.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, shapes10")
+
+    command("doctor", doctor, "what is installed, which data is in reach, device and speed features")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

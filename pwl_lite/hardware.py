@@ -1,0 +1,44 @@
+"""What this machine can do fast."""
+
+import platform
+
+import torch
+
+
+def default_device() -> str:
+    """`cuda` if torch sees a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def speed_features(device: str | torch.device = "cpu") -> dict[str, bool]:
+    """Which speed features training turns on by itself on `device`.
+
+    Returns:
+        `bf16`: autocast to bfloat16, where there are units for it (without them it is slower than fp32);
+        `channels_last`: images and weights stored with channels innermost, which the convolutions of x86 processors and
+        GPUs prefer.
+    """
+    if torch.device(device).type == "cuda":
+        return {"bf16": torch.cuda.is_bf16_supported(), "channels_last": True}
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return {"bf16": x86 and bool({"avx512_bf16", "amx_bf16"} & cpu_flags()), "channels_last": x86}
+
+
+def cpu_flags() -> set[str]:
+    """The processor's instruction sets as Linux names them; empty on other systems."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
+    except OSError:
+        return set()
+
+
+def device_name(device: str | torch.device = "cpu") -> str:
+    """The processor's name for people, such as `NVIDIA A100` or `AMD EPYC`."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,33 @@
+"""The shape that all objectives share."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Objective(ABC):
+    """Named loss terms of one batch; `training.train` minimises their sum.
+
+    Attributes:
+        model: everything that changes while training; a checkpoint holds its state.
+    """
+
+    model: nn.Module
+
+    @abstractmethod
+    def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The weighted loss terms (scalars) of one batch.
+
+        Args:
+            images: normalised, (batch, 3, height, width).
+            targets: class probabilities, (batch, classes); one-hot unless the recipe smooths labels.
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What a record needs to build this objective again: its name and every weight (JSON-able)."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """What to optimise: `{"params": [...], "lr_scale": factor on the recipe's learning rate}`."""
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad], "lr_scale": 1.0}]

@@ -1,0 +1,193 @@
+"""Progressive weight loading: train a student whose blocks can be exchanged for the teacher's, one by one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnknownNameError
+from ..swapnet import SwapNet
+from .kd import KD, kd_divergence
+from .objective import Objective
+
+
+class ProgressiveDistillation(Objective):
+    """The PWL objective: distil the student, and align its features with the teacher's so that blocks can be swapped.
+
+    Four parts, each with a weight:
+
+    - `ce`, `kd`: the student learns from labels and teacher (see `KD`);
+    - `sync`: at every boundary, encoded teacher features match the student's and decoded student features the teacher's;
+    - `reconstruction`: encoding and decoding, in either order, gives back what went in;
+    - `cross`: the output of one random composition of both networks' blocks matches the teacher's output.
+
+    Source: Kim, Lee, Choi, Lee, Cho, *Progressive Weight Loading*, arXiv 2509.22319; the default weights are those of the
+    authors' code.
+
+    Args:
+        net: teacher (trained, frozen), student and converters.
+        alpha, temperature: as in `KD`; the temperature also softens the cross term.
+        sync, reconstruction, cross: weights of the parts.
+        converter_lr: learning rate of the converters as a factor on the recipe's.
+        cross_norm: what batch norm does in the student's blocks during the cross pass. `"batch"` (the authors'): it uses
+            the statistics of the batch, and its running averages then mix what the student sees alone and what it sees
+            behind teacher blocks. `"running"`: it uses the running averages of the student alone, exactly as it
+            will when it serves.
+        sample: draws the composition of the cross pass from the number of blocks.
+
+    Raises:
+        UnknownNameError: `cross_norm` is not one of the two.
+    """
+
+    def __init__(
+        self,
+        net: SwapNet,
+        alpha: float = 0.6,
+        temperature: float = 2.0,
+        sync: float = 1.0,
+        reconstruction: float = 1.0,
+        cross: float = 2.0,
+        converter_lr: float = 0.2,
+        cross_norm: str = "batch",
+        sample: Callable[[int], str] | None = None,
+    ):
+        if cross_norm not in ("batch", "running"):
+            raise UnknownNameError("cross_norm", cross_norm, ["batch", "running"])
+        self.model = net
+        self.kd = KD(net.teacher, net.student, alpha, temperature)
+        self.sync = sync
+        self.reconstruction = reconstruction
+        self.cross = cross
+        self.converter_lr = converter_lr
+        self.cross_norm = cross_norm
+        self.sample = sample or random_composition
+
+    def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        net = self.model
+        with torch.no_grad():
+            teacher_features = net.teacher.features(images)
+            teacher_logits = net.teacher.head(teacher_features[-1])
+        student_features = net.student.features(images)
+        logits = net.student.head(student_features[-1])
+
+        terms = self.kd.terms_of_logits(logits, teacher_logits, targets)
+        sync, reconstruction = self.alignment(student_features[:-1], teacher_features[:-1])
+        terms["sync"] = self.sync * sync
+        terms["reconstruction"] = self.reconstruction * reconstruction
+
+        composition = self.sample(net.num_blocks)
+        features = {"S": student_features, "T": teacher_features}[composition[0]]
+        start = first_switch(composition)  # up to here the cross pass would repeat what one of the networks just did
+        with student_norm(net.student, self.cross_norm):
+            cross_logits = net.resume(features[start - 1], composition, start)
+        terms["cross"] = self.cross * kd_divergence(cross_logits, teacher_logits, self.kd.temperature)
+        return terms
+
+    def alignment(self, student_features: list[Tensor], teacher_features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The unweighted synchronisation and reconstruction losses, averaged over the N - 1 boundaries."""
+        sync, reconstruction = [], []
+        for s, t, converter in zip(student_features, teacher_features, self.model.converters, strict=True):
+            encoded, decoded = converter(t, to="S"), converter(s, to="T")
+            sync.append(feature_distance(s, encoded) + feature_distance(decoded, t))
+            reconstruction.append(
+                feature_distance(converter(encoded, to="T"), t) + feature_distance(converter(decoded, to="S"), s)
+            )
+        return torch.stack(sync).mean(), torch.stack(reconstruction).mean()
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        student = [p for p in self.model.student.parameters() if p.requires_grad]
+        converters = list(self.model.converters.parameters())
+        return [{"params": student, "lr_scale": 1.0}, {"params": converters, "lr_scale": self.converter_lr}]
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            **self.kd.settings(),
+            "name": "progressive",
+            "sync": self.sync,
+            "reconstruction": self.reconstruction,
+            "cross": self.cross,
+            "converter_lr": self.converter_lr,
+            "cross_norm": self.cross_norm,
+            "sample": self.sample.__name__,
+        }
+
+
+def feature_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error plus one minus the cosine of the flattened maps; features (batch, channels, ...) -> scalar.
+
+    The first term asks for the same values, the second for the same direction, however small the values are:
+    `mse_loss(a, b) + (1 - cosine_similarity(a.flatten(1), b.flatten(1))).mean()`, computed with fewer passes over memory.
+    """
+    return _FeatureDistance.apply(a, b)
+
+
+class _FeatureDistance(torch.autograd.Function):
+    """Both terms, and their gradients, follow from three inner products per image: aa, bb and ab.
+
+    Written as usual, the features are read and written some twenty times forwards and backwards, which takes longer than
+    the convolutions of a training step do. Here they are read once, and the gradients are one weighted sum of a and b.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        # channels innermost: for tensors that are stored so this only changes the view
+        flat_a, flat_b = (x.movedim(1, -1).flatten(1).float() for x in (a, b))
+        aa, bb, ab = ((x * y).sum(1) for x, y in ((flat_a, flat_a), (flat_b, flat_b), (flat_a, flat_b)))
+        norm_a, norm_b = aa.sqrt().clamp_min(1e-8), bb.sqrt().clamp_min(1e-8)
+        cosine = ab / (norm_a * norm_b)
+        ctx.stats = norm_a, norm_b, cosine
+        return (aa + bb - 2 * ab).sum() / a.numel() + (1 - cosine).mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        norm_a, norm_b, cosine = ctx.stats
+        mse, mean = 2 * grad / a.numel(), grad / len(a)
+        mixed = -mse - mean / (norm_a * norm_b)  # what the one is pulled by the other
+
+        def weighted(own: Tensor, norm: Tensor, other: Tensor) -> Tensor:
+            shape = (-1,) + (1,) * (own.ndim - 1)
+            pull = (mse + mean * cosine / norm**2).to(own.dtype).view(shape)
+            return torch.addcmul(other.to(own.dtype) * mixed.to(own.dtype).view(shape), own, pull)
+
+        return (
+            weighted(a, norm_a, b) if ctx.needs_input_grad[0] else None,
+            weighted(b, norm_b, a) if ctx.needs_input_grad[1] else None,
+        )
+
+
+def random_composition(num_blocks: int) -> str:
+    """The authors' draw for the cross pass, from torch's random numbers: never all-S, never all-T.
+
+    Half of the time the first or the last blocks, up to a random cut, are the teacher's; else each block is by a fair coin.
+    """
+    if torch.rand(()) < 0.5:
+        cut = int(torch.randint(1, num_blocks, ()))
+        first, second = "TS" if torch.rand(()) < 0.5 else "ST"
+        return first * cut + second * (num_blocks - cut)
+    while True:
+        composition = "".join("T" if coin else "S" for coin in torch.rand(num_blocks) < 0.5)
+        if len(set(composition)) == 2:
+            return composition
+
+
+def first_switch(composition: str) -> int:
+    """The 0-based index of the first block whose network differs from the one before it."""
+    return next(i for i in range(1, len(composition)) if composition[i] != composition[i - 1])
+
+
+@contextmanager
+def student_norm(student: nn.Module, norm: str) -> Iterator[None]:
+    """With `norm="running"`, batch norm in `student` uses its running averages inside the block; else nothing happens."""
+    layers = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    if norm == "running":
+        for layer in layers:
+            layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()

@@ -1,0 +1,379 @@
+"""Blocks on disk: a folder with one safetensors shard per block, and `manifest.json` that says what they are.
+
+    manifest.json
+    teacher-1.safetensors .. teacher-N.safetensors        a `BlockNet` alone: network-1 .. network-N
+    student-1.safetensors .. student-N.safetensors
+    converter-1.safetensors .. converter-(N-1).safetensors
+
+The manifest is put in place last: a folder without one is incomplete. A shard holds numbers and names
+only; nothing in the folder is ever unpickled or run.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from .blocknet import BlockNet
+from .errors import PWLError, StoreError
+from .files import atomic_path
+from .networks import build_network
+from .swapnet import SwapNet
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+NETWORKS = {"swapnet": ("teacher", "student"), "network": ("network",)}  # kind -> the networks it is made of
+
+
+def save_blocks(
+    net: SwapNet | BlockNet,
+    folder: str | os.PathLike,
+    *,
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype | None = None,
+    extra: dict | None = None,
+) -> Path:
+    """Write every block of `net` as a shard, and the manifest; return the manifest's path.
+
+    An earlier save in the same folder is replaced only when all new files lie complete beside the old ones:
+    an error on the way leaves the old save as it was. Other files in the folder are left alone.
+
+    Args:
+        net: the network; it may lie on any device.
+        folder: made if missing.
+        classes: class names, in the order of the logits.
+        mean: per channel, of images scaled to 0 .. 1.
+        std: per channel; with `mean`, how images are normalised before `net` sees them.
+        dtype: store weights (parameters with two or more dimensions) in this smaller type, such as
+            `torch.float16` for half the bytes; loading gives the rounded values in the network's own type.
+            Biases, norms and statistics stay as they are: they are few, and may exceed a small type's range.
+        extra: anything else worth keeping that JSON can hold.
+
+    Raises:
+        StoreError: `net` is neither a SwapNet nor a BlockNet, a weight is too large for `dtype`, or JSON
+            cannot hold what the manifest should.
+        SaveError: the folder cannot be written (disk full, no permission, a file in its place).
+    """
+    folder = Path(folder)
+    kind, networks = _networks_of(net)
+    first = networks[NETWORKS[kind][-1]]
+    manifest = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "num_blocks": first.num_blocks,
+        "networks": {name: network.config for name, network in networks.items()},
+        "input_shape": list(first.input_shape),
+        "classes": list(classes),
+        "mean": [float(m) for m in mean],
+        "std": [float(s) for s in std],
+        "shards": {n: {"file": f"{n}.safetensors", "bytes": 0, "sha256": "0" * 64} for n in shard_parts(net)},
+        "extra": extra or {},
+    }
+    check_manifest(manifest, "manifest to be written")
+    _to_json(manifest)  # what JSON cannot hold is refused before any file is made
+    stale = _shard_files(folder) - {entry["file"] for entry in manifest["shards"].values()}
+
+    made = not folder.exists()
+    try:
+        with ExitStack() as stack:  # left in reverse order: the manifest is put in place last
+            manifest_file = stack.enter_context(atomic_path(folder / MANIFEST))
+            for name, part in shard_parts(net).items():
+                data = safetensors.torch.save(_stored(part, dtype, folder / f"{name}.safetensors"))
+                entry = manifest["shards"][name]
+                entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+                _write(stack.enter_context(atomic_path(folder / entry["file"])), data)
+            _write(manifest_file, _to_json(manifest).encode())
+    except PWLError:
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    for name in stale:  # shards of the save before that this one does not have
+        (folder / name).unlink(missing_ok=True)
+    return folder / MANIFEST
+
+
+def load_blocks(
+    folder: str | os.PathLike, networks: Mapping[str, BlockNet] | None = None, *, verify: bool = True
+) -> SwapNet | BlockNet:
+    """The network that `save_blocks` wrote to `folder`, on the CPU and in evaluation mode.
+
+    Class names and normalisation are in `read_manifest(folder)`.
+
+    Args:
+        folder: where manifest and shards lie.
+        networks: fill these instead of building new ones: `{"teacher": ..., "student": ...}`, or
+            `{"network": ...}` when a single network was saved. Needed for networks not made by this package.
+            No weight in them changes unless every shard is in order.
+        verify: compare the SHA-256 of every shard with the manifest; lengths and shapes are always checked.
+
+    Raises:
+        StoreError: folder, manifest or a shard is missing, damaged or made for other networks.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    net = build_from_manifest(manifest, networks, source=str(folder / MANIFEST))
+    contents = []
+    for name, part in shard_parts(net).items():
+        tensors = read_shard(folder, manifest, name, verify=verify)
+        check_fits(tensors, part, source=str(folder / manifest["shards"][name]["file"]))
+        contents.append((part, tensors))
+    for part, tensors in contents:
+        part.load_state_dict(tensors)
+    return net.eval()
+
+
+def read_manifest(folder: str | os.PathLike) -> dict:
+    """The manifest of a folder of shards, checked: schema, keys, types, and that no shard lies elsewhere.
+
+    Raises:
+        StoreError: folder or manifest missing, not JSON, of an unknown schema, or not like `save_blocks`'.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        problem = "not a folder" if folder.exists() else "no such folder"
+        raise StoreError(f"{folder}: {problem}; expected one made by save_blocks")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path}: missing; written last, so this save is incomplete: save it again"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: cannot be read as JSON ({error}); save or copy it again") from error
+    return check_manifest(manifest, str(path))
+
+
+def check_manifest(manifest: object, source: str) -> dict:
+    """Return `manifest` if it is like `save_blocks`'; `source` names it in errors. Raises StoreError."""
+
+    def expect(condition: bool, found: str, expected: str) -> None:
+        if not condition:
+            raise StoreError(f"{source}: {found}, expected {expected}")
+
+    expect(isinstance(manifest, dict), f"a {type(manifest).__name__}", "an object")
+    expect("schema" in manifest, "key 'schema' is missing", f"schema {SCHEMA}")
+    schema = manifest["schema"]
+    expect(_whole(schema) and schema == SCHEMA, f"schema {schema!r}", f"{SCHEMA}; is it of another version?")
+    missing = set(KEYS) - set(manifest)
+    expect(not missing, f"missing {_some(missing)}", f"the keys {', '.join(KEYS)}")
+    for key, (fits, expected) in KEYS.items():
+        expect(fits(manifest[key]), f"{key} {manifest[key]!r}", expected)
+    mean, std, kind = manifest["mean"], manifest["std"], manifest["kind"]
+    expect(len(mean) == len(std), f"mean {mean!r} and std {std!r}", "as many of one as of the other")
+    for key, names in (("networks", NETWORKS[kind]), ("shards", shard_names(kind, manifest["num_blocks"]))):
+        missing, unknown = set(names) - set(manifest[key]), set(manifest[key]) - set(names)
+        expect(not missing, f"{key} without {_some(missing)}", f"all of {', '.join(names)}")
+        expect(not unknown, f"{key} with {_some(unknown)}", f"only {', '.join(names)}")
+    for name, entry in manifest["shards"].items():
+        for key, (fits, expected) in SHARD_KEYS.items():
+            found = entry.get(key) if isinstance(entry, dict) else entry
+            expect(fits(found), f"shard {name!r} with {key} {found!r}", expected)
+    return manifest
+
+
+def _whole(x: object) -> bool:
+    return type(x) is int and x >= 0
+
+
+def _number(x: object) -> bool:
+    return type(x) in (int, float) and math.isfinite(x)
+
+
+def _list(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda values: isinstance(values, list) and all(map(fits, values))
+
+
+def _dict(fits: Callable[[object], bool] = lambda x: True) -> Callable[[object], bool]:
+    return lambda values: isinstance(values, dict) and all(map(fits, values.values()))
+
+
+KEYS = {  # of the manifest beside `schema`: what each may hold, and how to say so
+    "kind": (lambda x: isinstance(x, str) and x in NETWORKS, f"one of {', '.join(NETWORKS)}"),
+    "num_blocks": (lambda x: _whole(x) and 2 <= x <= 1000, "a whole number from 2 to 1000"),
+    "networks": (_dict(lambda x: x is None or isinstance(x, dict)), "an object with configs (or null)"),
+    "input_shape": (_list(_whole), "a list of whole numbers"),
+    "classes": (_list(lambda x: isinstance(x, str)), "a list of class names"),
+    "mean": (_list(_number), "a list of numbers"),
+    "std": (_list(lambda x: _number(x) and x > 0), "a list of numbers above 0"),
+    "shards": (_dict(), "an object with an entry for each shard"),
+    "extra": (_dict(), "an object"),
+}
+SHARD_KEYS = {
+    "file": (
+        lambda x: isinstance(x, str) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", x)),
+        "a plain name that ends in '.safetensors', of a file in the folder itself",
+    ),
+    "bytes": (_whole, "a whole number"),
+    "sha256": (lambda x: isinstance(x, str) and bool(re.fullmatch("[0-9a-f]{64}", x)), "64 hex digits"),
+}
+
+
+def shard_names(kind: str, num_blocks: int) -> list[str]:
+    """The names of all shards: network by network, then the converters at the N - 1 boundaries."""
+    names = [f"{network}-{i}" for network in NETWORKS[kind] for i in range(1, num_blocks + 1)]
+    return names + [f"converter-{i}" for i in range(1, num_blocks) if kind == "swapnet"]
+
+
+def shard_parts(net: SwapNet | BlockNet) -> dict[str, nn.Module]:
+    """What each shard holds: a block with `embed` or `head` at the ends (`BlockNet.part`), or a converter."""
+    kind, networks = _networks_of(net)
+    n = next(iter(networks.values())).num_blocks
+    parts: list[nn.Module] = [network.part(i) for network in networks.values() for i in range(n)]
+    parts += net.converters if isinstance(net, SwapNet) else []
+    return dict(zip(shard_names(kind, n), parts, strict=True))
+
+
+def build_from_manifest(
+    manifest: dict, networks: Mapping[str, BlockNet] | None = None, source: str = MANIFEST
+) -> SwapNet | BlockNet:
+    """The network that a manifest describes, its weights still to be read. The random state stays as it was.
+
+    Raises:
+        StoreError: a config is null or cannot be built, or the given `networks` are not the manifest's.
+    """
+    names = NETWORKS[manifest["kind"]]
+    if networks is not None and set(networks) != set(names):
+        raise StoreError(f"{source}: networks given for {_some(networks)}, expected {_some(names)}")
+    with torch.random.fork_rng(devices=[]):  # first weights are random: loading must not shift a seeded run
+        built = {}
+        for name in names:
+            config = manifest["networks"][name]
+            if networks is None and config is None:
+                given = ", ".join(f"{n!r}: net" for n in names)
+                raise StoreError(
+                    f"{source}: {name} has no config, since it is of none of pwl_lite's families; build it "
+                    f"and call load_blocks(folder, networks={{{given}}})"
+                )
+            try:
+                built[name] = networks[name] if networks is not None else build_network(config)
+            except (TypeError, ValueError, RuntimeError) as error:  # a PWLError is a ValueError
+                raise StoreError(f"{source}: {name} cannot be built: {error}") from error
+            found, expected = built[name].num_blocks, manifest["num_blocks"]
+            if found != expected:
+                raise StoreError(f"{source}: {name} has {found} blocks, expected {expected}")
+        try:
+            return SwapNet(*built.values()) if manifest["kind"] == "swapnet" else built["network"]
+        except PWLError as error:
+            raise StoreError(f"{source}: teacher and student do not fit together: {error}") from error
+
+
+def read_shard(
+    folder: str | os.PathLike, manifest: dict, name: str, verify: bool = True
+) -> dict[str, Tensor]:
+    """The tensors of one shard, checked against the manifest. Raises StoreError naming file and reason."""
+    entry = manifest["shards"][name]
+    path = Path(folder) / entry["file"]
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{path}: missing, but listed in the manifest; copy the folder again") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return decode_shard(data, entry, source=str(path), verify=verify)
+
+
+def decode_shard(data: bytes, entry: dict, source: str, *, verify: bool = True) -> dict[str, Tensor]:
+    """The tensors in the bytes of a shard, wherever these came from.
+
+    Args:
+        data: the whole shard.
+        entry: its entry in the manifest (`bytes`, `sha256`).
+        source: names the shard in errors.
+        verify: compare the SHA-256, not only the length.
+
+    Raises:
+        StoreError: wrong length, wrong SHA-256, or not safetensors.
+    """
+    if len(data) != entry["bytes"]:
+        problem = "truncated" if len(data) < entry["bytes"] else "too long"
+        raise StoreError(f"{source}: {problem}: {len(data)} bytes, expected {entry['bytes']}; copy it again")
+    digest = hashlib.sha256(data).hexdigest() if verify else entry["sha256"]
+    if digest != entry["sha256"]:
+        found, expected = digest[:12], entry["sha256"][:12]
+        raise StoreError(
+            f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again"
+        )
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise StoreError(f"{source}: not a safetensors file ({error}); nothing else is ever read") from error
+
+
+def check_fits(tensors: Mapping[str, Tensor], part: nn.Module, source: str) -> None:
+    """Check names, shapes and types of a shard against the part that it is for. Raises StoreError."""
+    expected = part.state_dict()
+    why = "it is from another network; load it with the networks it was saved from"
+    if lacking := set(expected) - set(tensors):
+        raise StoreError(f"{source}: lacks {_some(lacking)}: {why}")
+    if unknown := set(tensors) - set(expected):
+        raise StoreError(f"{source}: has {_some(unknown)}, which the network does not have: {why}")
+    for name, wanted in expected.items():
+        found = tensors[name]
+        if found.shape != wanted.shape or not _holds(wanted.dtype, found.dtype):
+            found, wanted = (f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in (found, wanted))
+            raise StoreError(f"{source}: {name} is {found}, expected {wanted}: {why}")
+
+
+def _networks_of(net: SwapNet | BlockNet) -> tuple[str, dict[str, BlockNet]]:
+    if isinstance(net, SwapNet):
+        return "swapnet", {"teacher": net.teacher, "student": net.student}
+    if isinstance(net, BlockNet):
+        return "network", {"network": net}
+    raise StoreError(f"a {type(net).__name__}: expected a SwapNet or a BlockNet; cut it into blocks first")
+
+
+def _stored(part: nn.Module, dtype: torch.dtype | None, file: Path) -> dict[str, Tensor]:
+    """The state of `part` as its shard holds it. Raises StoreError if a weight becomes infinite."""
+    weights = {name for name, p in part.named_parameters() if p.ndim > 1 and p.is_floating_point()}
+    tensors = {}
+    for name, tensor in part.state_dict().items():
+        stored = tensor.detach().cpu()
+        if dtype is not None and name in weights:
+            stored = stored.to(dtype)
+            if stored.isinf().sum() > tensor.isinf().sum():
+                raise StoreError(f"{file}: {name} has values beyond {dtype}; save it with a larger dtype")
+        tensors[name] = stored.contiguous().clone()
+    return tensors
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether every value of the type `narrow` is one of `wide` too."""
+    return wide.is_floating_point == narrow.is_floating_point and torch.promote_types(wide, narrow) == wide
+
+
+def _shard_files(folder: Path) -> set[str]:
+    try:
+        return {entry["file"] for entry in read_manifest(folder)["shards"].values()}
+    except StoreError:  # nothing there, or nothing that we would call ours
+        return set()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # a full disk may show only here: it must before the first file is replaced
+
+
+def _to_json(manifest: dict) -> str:
+    try:
+        return json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"manifest: {error}; expected in extra and configs only what JSON holds") from error
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(map(repr, names))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

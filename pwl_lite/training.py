@@ -1,0 +1,278 @@
+"""Recipe and `train()`: the only training loop."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from tqdm.auto import tqdm
+
+from .datasets import Dataset, augment
+from .errors import TrainingError, UnknownNameError
+from .files import atomic_path
+from .hardware import default_device, speed_features
+from .objectives import Objective
+
+CHECK_EVERY = 20  # steps between looks at the losses: often enough to stop early, rare enough not to slow a GPU
+CHECKPOINT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an objective is minimised.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images per step; a last, smaller batch of an epoch is left out.
+        lr: highest learning rate.
+        optimizer: `sgd` (Nesterov momentum) or `adamw`.
+        momentum: of SGD.
+        bias_lr: factor on the learning rate for biases and norms.
+        weight_decay: on weights with two or more dimensions (not on biases and norms).
+        schedule: `one_cycle` (linear up for `warmup` of the steps, then linear down to almost 0) or `cosine`.
+        warmup: share of the steps of `one_cycle` that go up.
+        label_smoothing: share of the target spread evenly over all classes.
+        flip, crop, cutout: augmentation, see `datasets.augment` (crop and cutout in pixels, 0 for none).
+        precision: `fp32`, `bf16` (autocast; weights stay fp32) or `auto` (bf16 where the processor has units for it).
+        channels_last: memory format of images and weights, or `auto` (where convolutions gain from it).
+        seed: of the order of the images, the augmentation and whatever the objective draws.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    lr: float = 0.05
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    bias_lr: float = 1.0
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    warmup: float = 0.25
+    label_smoothing: float = 0.0
+    flip: bool = True
+    crop: int = 2
+    cutout: int = 0
+    precision: str = "auto"
+    channels_last: bool | str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, valid in (
+            ("optimizer", ("sgd", "adamw")),
+            ("schedule", ("one_cycle", "cosine")),
+            ("precision", ("auto", "fp32", "bf16")),
+            ("channels_last", ("auto", True, False)),
+        ):
+            if getattr(self, name) not in valid:
+                raise UnknownNameError(name, getattr(self, name), map(str, valid))
+        for name in ("epochs", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"recipe: {name} = {getattr(self, name)!r}: expected more than 0")
+
+
+def train(
+    objective: Objective,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    device: str | torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """Minimise `objective` on `data.train`; its model is changed in place and left in evaluation mode.
+
+    The same seed gives the same weights on the same machine and number of threads. All random numbers of an epoch
+    follow from the seed and the epoch's number, so a resumed run ends exactly where an uninterrupted one does.
+
+    Args:
+        objective: what to minimise.
+        data: only its training split is used.
+        recipe: how.
+        checkpoint: file written (whole or not at all) after each epoch.
+        resume: go on from `checkpoint` if it is there.
+        progress: show a bar with loss terms and time left; by default unless the variable PWL_PROGRESS is `0`.
+        device: by default a GPU if there is one.
+
+    Returns:
+        One entry per epoch: `{"epoch", "loss": {term: mean}, "lr", "seconds"}`.
+
+    Raises:
+        TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run.
+        SaveError: the checkpoint could not be written.
+    """
+    device = torch.device(device or default_device())
+    split = data.train.to(device)
+    steps = len(split) // recipe.batch_size
+    if steps == 0:
+        raise TrainingError(f"{len(split)} training images: expected at least one batch of {recipe.batch_size}; lower batch_size")
+    bf16, memory_format = _speed(recipe, device)
+    model = objective.model.to(device, memory_format=memory_format)
+    optimizer = _optimizer(objective, recipe)
+    scheduler = _scheduler(optimizer, recipe, steps)
+
+    history: list[dict[str, Any]] = []
+    run = _Run(objective, recipe, optimizer, scheduler, history)
+    if resume and checkpoint and Path(checkpoint).exists():
+        run.restore(Path(checkpoint), device)
+
+    show = progress if progress is not None else os.environ.get("PWL_PROGRESS") != "0"
+    total = recipe.epochs * steps
+    with tqdm(total=total, initial=len(history) * steps, disable=not show, unit="step", mininterval=1) as bar:
+        for epoch in range(len(history) + 1, recipe.epochs + 1):
+            started = time.perf_counter()
+            model.train()
+            sums: dict[str, Tensor] = {}
+            with _random_numbers_of(recipe.seed, epoch):
+                for step, (images, targets) in enumerate(_batches(split, recipe, memory_format), start=1):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                        terms = objective.terms(images, targets)
+                    optimizer.zero_grad(set_to_none=True)
+                    torch.stack(list(terms.values())).sum().backward()
+                    optimizer.step()
+                    scheduler.step()
+                    sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
+                    bar.update()
+                    if step % CHECK_EVERY == 0 or step == steps:
+                        means = {name: float(value) / step for name, value in sums.items()}
+                        _check_finite(means, epoch, step, recipe)
+                        bar.set_postfix(epoch=epoch, **{k: f"{v:.3f}" for k, v in means.items()}, refresh=False)
+            history.append(
+                {
+                    "epoch": epoch,
+                    "loss": {name: round(value, 5) for name, value in means.items()},
+                    "lr": scheduler.get_last_lr()[0],
+                    "seconds": round(time.perf_counter() - started, 2),
+                }
+            )
+            if checkpoint:
+                run.save(Path(checkpoint))
+    model.eval()
+    return history
+
+
+@dataclass
+class _Run:
+    """What a checkpoint holds, and what it must agree on to be resumed."""
+
+    objective: Objective
+    recipe: Recipe
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    history: list[dict[str, Any]]
+
+    def fingerprint(self) -> str:
+        return json.dumps({"objective": self.objective.settings(), "recipe": asdict(self.recipe)}, sort_keys=True)
+
+    def save(self, path: Path) -> None:
+        state = {
+            "schema": CHECKPOINT_SCHEMA,
+            "run": self.fingerprint(),
+            "model": self.objective.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "history": self.history,
+        }
+        with atomic_path(path) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch reports a full disk this way
+                raise OSError((str(error).splitlines() or [type(error).__name__])[0]) from error
+
+    def restore(self, path: Path, device: torch.device) -> None:
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+            schema, fingerprint = state["schema"], state["run"]
+        except Exception as error:
+            raise TrainingError(f"checkpoint {path}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}); delete it to start anew") from error
+        if schema != CHECKPOINT_SCHEMA:
+            raise TrainingError(f"checkpoint {path}: schema {schema!r}, expected {CHECKPOINT_SCHEMA}; delete it to start anew")
+        if fingerprint != self.fingerprint():
+            raise TrainingError(
+                f"checkpoint {path}: is of another run ({_difference(fingerprint, self.fingerprint())}); "
+                "resume with the same settings, or delete it to start anew"
+            )
+        self.objective.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.history.extend(state["history"])
+
+
+def _difference(stored: str, wanted: str) -> str:
+    """The settings in which two fingerprints differ, for people."""
+    flat = [{f"{part}.{k}": v for part, d in json.loads(run).items() for k, v in d.items()} for run in (stored, wanted)]
+    keys = [k for k in {**flat[0], **flat[1]} if flat[0].get(k) != flat[1].get(k)]
+    return ", ".join(f"{k}: {flat[0].get(k)!r} there, {flat[1].get(k)!r} here" for k in keys)
+
+
+def _speed(recipe: Recipe, device: torch.device) -> tuple[bool, torch.memory_format]:
+    found = speed_features(device)
+    bf16 = found["bf16"] if recipe.precision == "auto" else recipe.precision == "bf16"
+    last = found["channels_last"] if recipe.channels_last == "auto" else recipe.channels_last
+    return bf16, torch.channels_last if last else torch.contiguous_format
+
+
+def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = []
+    for group in objective.param_groups():
+        for decays in (True, False):
+            params = [p for p in group["params"] if (p.ndim > 1) == decays]
+            if params:
+                lr = recipe.lr * group["lr_scale"] * (1.0 if decays else recipe.bias_lr)
+                groups.append({"params": params, "lr": lr, "weight_decay": recipe.weight_decay if decays else 0.0})
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
+    total = recipe.epochs * steps
+    if recipe.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=total)
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=total + 1,  # it is asked once more after the last step
+        pct_start=recipe.warmup,
+        anneal_strategy="linear",
+        cycle_momentum=False,
+        div_factor=5,
+        final_div_factor=20,
+    )
+
+
+@contextmanager
+def _random_numbers_of(seed: int, epoch: int) -> Iterator[None]:
+    """Inside, torch's random numbers follow from seed and epoch alone; outside, they are as if nothing had been drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        yield
+
+
+def _batches(split: Any, recipe: Recipe, memory_format: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of augmented, normalised images (batch, 3, height, width) and smoothed targets (batch, classes)."""
+    order = torch.randperm(len(split)).to(split.images.device)
+    for index in order.split(recipe.batch_size):
+        if len(index) < recipe.batch_size:
+            return
+        images = augment(split.images[index], flip=recipe.flip, crop=recipe.crop, cutout=recipe.cutout)
+        targets = one_hot(split.labels[index], split.num_classes).float()
+        targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / split.num_classes
+        yield split.normalise(images).contiguous(memory_format=memory_format), targets
+
+
+def _check_finite(means: dict[str, float], epoch: int, step: int, recipe: Recipe) -> None:
+    for name, value in means.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"loss term {name!r} is {value} in epoch {epoch}, by step {step}: expected a finite number; lower the learning rate "
+                f"(lr = {recipe.lr}) or use precision='fp32', then go on from the last checkpoint or start anew"
+            )

@@ -1,0 +1,121 @@
+"""The lattice against sixteen separate evaluations, its costs, and the whole main job in small."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from networks_for_tests import STUDENT, TEACHER, tiny_data, tiny_net, tiny_pair
+
+import pwl_lite as pwl
+from pwl_lite.evaluation import composition_costs, lattice_logits
+from pwl_lite.profiles import Profile
+from pwl_lite.reproduce import reproduce, round_weights
+
+
+def test_the_lattice_is_what_sixteen_separate_evaluations_give():
+    net, data = tiny_net(), tiny_data()
+    table = pwl.evaluate_lattice(net, data.test).set_index("composition")
+    assert list(table.index) == pwl.all_compositions(4)
+    teacher = pwl.predict(net.teacher, data.test).argmax(1)
+    for composition in table.index:
+        answers = pwl.predict(net, data.test, composition).argmax(1)
+        assert table.accuracy[composition] == pytest.approx(pwl.accuracy(net, data.test, composition))
+        assert table.agreement[composition] == pytest.approx(100 * (answers == teacher).float().mean().item())
+    assert table.agreement["TTTT"] == 100
+
+
+def test_logits_of_the_lattice_equal_those_of_the_compositions():
+    net = tiny_net().eval()
+    images = torch.randn(6, 3, 32, 32)
+    with torch.no_grad():
+        for composition, logits in lattice_logits(net, images).items():
+            assert torch.equal(logits, net(images, composition)), composition
+
+
+def test_bytes_and_macs_of_a_composition_by_hand():
+    net = tiny_net()
+    costs = composition_costs(net)
+    assert costs["TTTT"] == (pwl.num_bytes(net.teacher), sum(pwl.block_macs(net.teacher)))
+    assert costs["SSSS"] == (pwl.num_bytes(net.student), sum(pwl.block_macs(net.student)))
+    decoder = (4 * 8 + 8) * 4, 4 * 8 * 16 * 16  # 1x1 convolution from 4 to 8 channels on 16 x 16
+    blocks = [net.student.part(0), *(net.teacher.part(i) for i in (1, 2, 3))]
+    assert costs["STTT"][0] == sum(pwl.num_bytes(b) for b in blocks) + decoder[0]
+    assert costs["STTT"][1] == pwl.block_macs(net.student)[0] + sum(pwl.block_macs(net.teacher)[1:]) + decoder[1]
+
+
+def test_sixteen_compositions_cost_at_most_six_plain_evaluations():
+    """Measured on the pair of the `cifar` profile; a plain evaluation is one pass of the teacher over the same images."""
+    net = pwl.SwapNet(*pwl.build_pair("vgg", "cifar")).eval()
+    data = tiny_data(test=250).test
+
+    def seconds(f):
+        times = []
+        for _ in range(4):
+            started = time.perf_counter()
+            f()
+            times.append(time.perf_counter() - started)
+        return min(times[1:])  # the first run warms up; the fastest is least disturbed by others
+
+    ratio = seconds(lambda: pwl.evaluate_lattice(net, data)) / seconds(lambda: pwl.accuracy(net.teacher, data))
+    print(f"the lattice costs {ratio:.1f} plain evaluations")
+    assert ratio <= 6
+
+
+PROFILE = Profile(
+    name="tiny",
+    dataset="tiny",
+    networks={"vgg": (TEACHER, STUDENT)},
+    teacher=pwl.Recipe(epochs=2, batch_size=16),
+    student=pwl.Recipe(epochs=1, batch_size=16),
+)
+
+
+def test_reproduce_leaves_records_and_weights_that_agree(tmp_path):
+    data = tiny_data()
+    records = reproduce(PROFILE, data, root=tmp_path, progress=False)
+    assert set(records) == {"teacher", "kd", "pwl"}
+    for experiment in records:
+        stored = pwl.load_record(experiment, "tiny-vgg-tiny-seed0", folder=tmp_path / "results")
+        assert stored == records[experiment]
+        assert stored.environment["data_sha256"] == data.sha256
+    assert records["kd"].recipe == records["pwl"].recipe  # the same steps for both students
+    assert records["pwl"].objective["teacher"] == records["kd"].objective["teacher"]
+    net = pwl.load_blocks(tmp_path / "weights" / "tiny-vgg-tiny-seed0")
+    table = pwl.evaluate_lattice(net, data.test)
+    assert dict(zip(table.composition, table.accuracy.round(2), strict=True)) == records["pwl"].lattice
+
+
+def test_reproduce_shares_a_teacher_between_seeds_and_resumes(tmp_path):
+    data = tiny_data()
+    first = reproduce(PROFILE, data, root=tmp_path, progress=False)
+    again = reproduce(PROFILE, data, root=tmp_path, progress=False, resume=True)
+    other = reproduce(PROFILE, data, root=tmp_path, progress=False, seed=1, teacher_seed=0)
+    for experiment in first:
+        assert first[experiment].lattice == again[experiment].lattice
+        assert first[experiment].history == again[experiment].history  # nothing was trained twice
+    assert other["teacher"].history == first["teacher"].history
+    assert other["pwl"].lattice["TTTT"] == first["pwl"].lattice["TTTT"]
+    assert other["pwl"].seed == 1 and other["pwl"].history != first["pwl"].history
+
+
+def test_reproduce_names_what_it_does_not_know(tmp_path):
+    with pytest.raises(pwl.PWLError, match="profile 'big'"):
+        reproduce("big", root=tmp_path)
+    with pytest.raises(pwl.PWLError, match="family 'resnet'"):
+        reproduce(PROFILE, tiny_data(), family="resnet", root=tmp_path)
+
+
+def test_rounding_is_what_half_precision_shards_hold(tmp_path):
+    net, data = tiny_net(), tiny_data()
+    round_weights(net, torch.float16)
+    pwl.save_blocks(
+        net, tmp_path, classes=data.classes, mean=data.mean, std=data.std, dtype=torch.float16
+    )
+    assert pwl.state_hash(pwl.load_blocks(tmp_path)) == pwl.state_hash(net)
+
+
+def test_profiles_set_their_seed():
+    profile = pwl.get_profile("quick").with_seed(7)
+    assert profile.teacher.seed == profile.student.seed == 7
+    assert replace(profile.teacher, seed=0) == pwl.get_profile("quick").teacher

@@ -1,0 +1,145 @@
+"""Objectives against hand-computed cases and against the naive oracle; the teacher stays frozen."""
+
+import math
+from collections import Counter
+from copy import deepcopy
+
+import pytest
+import torch
+from naive_pwl import distance, naive_terms
+from networks_for_tests import tiny_data, tiny_net, tiny_pair
+from torch.nn.functional import one_hot
+
+import pwl_lite as pwl
+from pwl_lite.objectives import feature_distance, kd_divergence, random_composition
+from pwl_lite.objectives.progressive import first_switch
+
+MIXED = [c for c in pwl.all_compositions(4) if len(set(c)) == 2]
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return torch.randn(8, 3, 32, 32), one_hot(torch.randint(0, 3, (8,)), 3).float()
+
+
+def test_kd_divergence_of_two_classes_by_hand():
+    # softened by T = 2: teacher (0.8, 0.2), student (0.5, 0.5)
+    teacher = torch.tensor([[2 * math.log(4.0), 0.0]])
+    student = torch.tensor([[0.0, 0.0]])
+    by_hand = 4 * (0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5))
+    assert float(kd_divergence(student, teacher, 2.0)) == pytest.approx(by_hand, rel=1e-6)
+    assert float(kd_divergence(teacher, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_kd_weighs_labels_and_teacher(batch):
+    images, targets = batch
+    teacher, student = tiny_pair()
+    terms = pwl.KD(teacher, student, alpha=0.25, temperature=3.0).terms(images, targets)
+    logits, teacher_logits = student(images), teacher(images)
+    ce = -(targets * logits.log_softmax(1)).sum(1).mean()
+    assert terms["ce"].item() == pytest.approx(0.75 * ce.item(), rel=1e-5)
+    assert terms["kd"].item() == pytest.approx(0.25 * kd_divergence(logits, teacher_logits, 3.0).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_feature_distance_and_its_gradients_are_those_of_the_formula(memory_format):
+    torch.manual_seed(0)
+    a = torch.randn(5, 6, 4, 4).contiguous(memory_format=memory_format).requires_grad_()
+    b = (a.detach() + 0.3 * torch.randn(5, 6, 4, 4)).requires_grad_()
+    ours, plain = feature_distance(a, b), distance(a, b)
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-5)
+    for ga, gb in zip(torch.autograd.grad(3 * ours, (a, b)), torch.autograd.grad(3 * plain, (a, b)), strict=True):
+        assert torch.allclose(ga, gb, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("composition", MIXED)
+@pytest.mark.parametrize("training", [True, False])
+def test_losses_and_gradients_equal_the_naive_oracle(batch, composition, training):
+    ours, naive = tiny_net(), tiny_net()
+    ours.train(training)
+    naive.train(training)
+    terms = pwl.ProgressiveDistillation(ours, sample=lambda n: composition).terms(*batch)
+    expected = naive_terms(naive, *batch, composition)
+    assert terms.keys() == expected.keys()
+    for name in expected:
+        assert terms[name].item() == pytest.approx(expected[name].item(), abs=1e-5, rel=1e-5), name
+    sum(terms.values()).backward()
+    sum(expected.values()).backward()
+    checked = 0
+    for (name, p), q in zip(ours.named_parameters(), naive.parameters(), strict=True):
+        if q.grad is not None:
+            checked += 1
+            assert torch.allclose(p.grad, q.grad, atol=1e-5, rtol=1e-5), (name, (p.grad - q.grad).abs().max())
+    assert checked > 20
+    assert all(p.grad is None for p in ours.teacher.parameters())
+
+
+def test_every_weight_scales_its_own_term(batch):
+    net = tiny_net().train()
+    plain = pwl.ProgressiveDistillation(net, sample=lambda n: "TTSS").terms(*batch)
+    weights = {"sync": 3.0, "reconstruction": 5.0, "cross": 7.0}
+    scaled = pwl.ProgressiveDistillation(net, sample=lambda n: "TTSS", **weights).terms(*batch)
+    defaults = {"sync": 1.0, "reconstruction": 1.0, "cross": 2.0}
+    for name in plain:
+        factor = weights.get(name, 1.0) / defaults.get(name, 1.0)
+        assert scaled[name].item() == pytest.approx(factor * plain[name].item(), rel=1e-4), name
+
+
+def test_the_cross_pass_runs_no_block_that_has_run_already(batch):
+    net = tiny_net().train()
+    runs = Counter()
+    for name, network in (("S", net.student), ("T", net.teacher)):
+        for i, block in enumerate(network.blocks):
+            block.register_forward_hook(lambda *_, key=f"{name}{i + 1}": runs.update([key]))
+    pwl.ProgressiveDistillation(net, sample=lambda n: "TTTS").terms(*batch)
+    assert runs == Counter(S1=1, S2=1, S3=1, S4=2, T1=1, T2=1, T3=1, T4=1)
+
+
+def test_random_compositions_are_mixed_and_half_of_them_single_cuts():
+    torch.manual_seed(0)
+    draws = Counter(random_composition(4) for _ in range(8000))
+    assert set(draws) == set(MIXED)
+    single_cut = sum(n for c, n in draws.items() if c.count("TS") + c.count("ST") == 1)
+    # half of the draws by design, and 6 of the 14 mixed compositions of the fair coins
+    assert single_cut / 8000 == pytest.approx(0.5 + 0.5 * 6 / 14, abs=0.02)
+
+
+def test_first_switch():
+    assert [first_switch(c) for c in ("TSSS", "SSST", "STST", "TTSS")] == [1, 3, 1, 2]
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_cross_norm_running_leaves_the_students_statistics_to_the_student(batch, norm):
+    net = tiny_net().train()
+    alone = deepcopy(net.student)
+    alone(batch[0])
+    pwl.ProgressiveDistillation(net, cross_norm=norm, sample=lambda n: "TSSS").terms(*batch)
+    same = all(torch.equal(a, b) for a, b in zip(net.student.buffers(), alone.buffers(), strict=True))
+    assert same == (norm == "running")
+    assert net.student.training and all(m.training for m in net.student.modules())
+
+
+def test_unknown_cross_norm_lists_the_valid_ones():
+    with pytest.raises(pwl.PWLError, match="cross_norm 'none': expected one of batch, running"):
+        pwl.ProgressiveDistillation(tiny_net(), cross_norm="none")
+
+
+@pytest.mark.parametrize("objective", ["kd", "progressive"])
+def test_the_teacher_is_the_same_to_the_last_bit_after_distillation(objective):
+    teacher, student = tiny_pair()
+    before = pwl.state_hash(teacher)
+    student_before = pwl.state_hash(student)
+    made = pwl.KD(teacher, student) if objective == "kd" else pwl.ProgressiveDistillation(pwl.SwapNet(teacher, student))
+    pwl.train(made, tiny_data(), pwl.Recipe(epochs=2, batch_size=16), progress=False)
+    assert pwl.state_hash(teacher) == before
+    assert pwl.state_hash(student) != student_before
+
+
+def test_the_hash_sees_a_teacher_left_in_training_mode():
+    teacher, student = tiny_pair()
+    before = pwl.state_hash(teacher)
+    kd = pwl.KD(teacher, student)
+    teacher.train()  # what the authors' code does by accident
+    kd.terms(*next(tiny_data().train.batches(16))[:1], one_hot(torch.zeros(16, dtype=torch.long), 3).float())
+    assert pwl.state_hash(teacher) != before

@@ -1,0 +1,302 @@
+"""Records and claims: a run is read back whole or refused; a stale number in prose fails."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pwl_lite
+from pwl_lite import records
+from pwl_lite.errors import ClaimError, PWLError, RecordError, SaveError, UnknownNameError
+from pwl_lite.records import Record, claim, environment, load_record, load_records, summary
+
+
+def record(**changes) -> Record:
+    values = {
+        "experiment": "pwl",
+        "run": "shapes10-vgg-quick-seed0",
+        "profile": "quick",
+        "dataset": "shapes10",
+        "family": "vgg",
+        "seed": 0,
+        "objective": {"name": "progressive", "cross": 2.0},
+        "recipe": {"epochs": 2, "lr": 0.1},
+        "teacher": {"params": 10, "bytes": 40, "macs": 100},
+        "student": {"params": 1, "bytes": 4, "macs": 10},
+        "lattice": {"SS": 61.25, "TS": 70, "ST": 71.5, "TT": 80.0},
+        "history": [{"epoch": e, "loss": {"kd": 1.5 / e}, "lr": 0.1, "seconds": 1.25} for e in (1, 2)],
+        "weights": "data/weights/shapes10-vgg-quick-seed0",
+        "environment": {"python": "3.11"},
+        "seconds": 2.5,
+    }
+    return Record(**{**values, **changes})
+
+
+# ---- records
+
+
+def test_record_comes_back_equal(tmp_path):
+    saved = record()
+    path = saved.save(tmp_path)
+    assert path == tmp_path / "pwl" / "shapes10-vgg-quick-seed0.json"
+    assert load_record("pwl", "shapes10-vgg-quick-seed0", tmp_path) == saved
+    assert load_record("pwl", "shapes10-vgg-quick-seed0", tmp_path) != record(seconds=3.0)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", saved.finished)
+    content = json.loads(path.read_text())
+    assert content["schema"] == 1 and content["lattice"]["TT"] == 80.0
+    assert [f.name for f in path.parent.iterdir()] == [path.name]
+    assert len(path.read_text().splitlines()) < 30  # one line per field and epoch: small diffs
+
+
+def test_teacher_alone_has_no_student(tmp_path):
+    record(experiment="teacher", student=None, weights=None).save(tmp_path)
+    assert load_record("teacher", record().run, tmp_path).student is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schema": 2}, "schema 2, expected 1"),
+        ({"schema": "1"}, "schema '1', expected 1"),
+        ({"colour": "red"}, "unknown field colour; expected experiment, run"),
+        ({"seed": "0"}, "seed is '0', expected int"),
+        ({"seed": True}, "seed is True, expected int"),
+        ({"student": 3}, "student is 3, expected dict or null"),
+        ({"lattice": {"SX": 50.0}}, "lattice has 'SX': 50.0"),
+        ({"lattice": {"SS": 101}}, "lattice has 'SS': 101"),
+        ({"lattice": {"SS": None}}, "lattice has 'SS': None"),
+        ({"run": "another"}, "is of pwl/another, expected pwl/shapes10"),
+    ],
+)
+def test_damaged_record_names_file_value_and_what_was_expected(tmp_path, changes, expected):
+    path = record().save(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(RecordError, match=re.escape(expected)) as error:
+        load_record("pwl", path.stem, tmp_path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["schema", "lattice", "environment", "seed"])
+def test_missing_field_is_named(tmp_path, name):
+    path = record().save(tmp_path)
+    content = json.loads(path.read_text())
+    del content[name]
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=rf"{path.name}: (missing field {name}|schema None, expected 1)"):
+        load_record("pwl", path.stem, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "[" * 100_000])
+def test_what_is_no_record_is_refused(tmp_path, text):
+    path = record().save(tmp_path)
+    path.write_text(text)
+    with pytest.raises(RecordError, match=re.escape(str(path))):
+        load_record("pwl", path.stem, tmp_path)
+
+
+def test_missing_record_lists_those_that_are_there(tmp_path):
+    for seed in (0, 1):
+        record(run=f"run-seed{seed}", seed=seed).save(tmp_path)
+    record(experiment="kd").save(tmp_path)
+    with pytest.raises(RecordError, match=r"no record 'run-seed2' of 'pwl'.*pwl/run-seed0, pwl/run-seed1$"):
+        load_record("pwl", "run-seed2", tmp_path)
+    with pytest.raises(RecordError, match=r"no experiment 'plw'.*: there are kd, pwl$"):
+        load_records("plw", tmp_path)
+    with pytest.raises(RecordError, match="there are none at all"):
+        load_record("pwl", "run", tmp_path / "nowhere")
+
+
+def test_records_by_filter_in_the_order_of_seeds(tmp_path):
+    for seed in (10, 2, 0):
+        record(run=f"shapes10-vgg-seed{seed}", seed=seed).save(tmp_path)
+    record(run="cifar10-vgg-seed0", dataset="cifar10").save(tmp_path)
+    found = load_records("pwl", tmp_path)
+    assert [r.run[:8] for r in found] == ["cifar10-", "shapes10", "shapes10", "shapes10"]
+    assert [r.seed for r in load_records("pwl", tmp_path, dataset="shapes10")] == [0, 2, 10]
+    assert [r.seed for r in load_records("pwl", tmp_path, dataset="shapes10", seed=2)] == [2]
+    assert load_records("pwl", tmp_path, dataset="cifar100") == []
+    with pytest.raises(UnknownNameError, match="field of a record 'data': expected one of experiment, run"):
+        load_records("pwl", tmp_path, data="cifar10")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".hidden", "a b", "/x", None])
+def test_names_that_are_no_file_names_are_refused(tmp_path, name):
+    for changes in ({"experiment": name}, {"run": name}):
+        with pytest.raises(RecordError, match="expected a name of letters"):
+            record(**changes).save(tmp_path / "results")
+    with pytest.raises(RecordError, match="expected a name of letters"):
+        load_record("pwl", name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"history": [{"loss": float("nan")}]}, "history"),
+        ({"objective": {"net": torch.zeros(1)}}, "objective"),
+        ({"seed": 0.5}, "seed is 0.5, expected int"),
+        ({"schema": 7}, "schema 7, expected 1"),
+        ({"lattice": {"SS": float("nan")}}, "lattice"),
+    ],
+)
+def test_what_a_record_may_not_hold_is_not_saved(tmp_path, changes, expected):
+    with pytest.raises(RecordError, match=expected):
+        record(**changes).save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_leaves_the_earlier_record(tmp_path):
+    path = record().save(tmp_path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 1, hard))  # no file may grow beyond this
+    try:
+        with pytest.raises(SaveError, match=re.escape(str(path))):
+            record(seconds=30.0).save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and [f.name for f in path.parent.iterdir()] == [path.name]
+
+
+# ---- where a run took place, and where records and weights lie
+
+
+def test_environment_says_what_a_reader_needs_to_trust_a_run():
+    found = environment("cpu", data_sha256="ab" * 32)
+    assert set(found) == {"python", "torch", "device", "threads", "commit", "data_sha256"}
+    assert found["python"] == ".".join(map(str, sys.version_info[:3])) and found["torch"] == torch.__version__
+    assert found["threads"] == torch.get_num_threads() and found["data_sha256"] == "ab" * 32
+    assert found["device"] and os.uname().nodename not in found["device"]
+    json.dumps(found)
+
+
+def ship(data: Path) -> None:
+    record().save(data / "results")
+    (data / "weights" / "net").mkdir(parents=True)
+    (data / "weights" / "net" / "manifest.json").write_text("{}")
+
+
+def test_installed_package_finds_its_own_copy_and_never_writes_into_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "site" / "pwl_lite")
+    data = tmp_path / "site" / "pwl_lite" / "_data"
+    with pytest.raises(RecordError, match=r"no records in .*_data.results: make them"):
+        load_records("pwl")
+    ship(data)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert records.data_folder() == data and records.checkout() is None
+    assert [r.run for r in load_records("pwl")] == [record().run]
+    assert records.find_weights("net") == records.find_weights("data/weights/net") == data / "weights" / "net"
+    assert record().save() == tmp_path / "here" / "data" / "results" / "pwl" / f"{record().run}.json"
+    assert records.commit() == pwl_lite.__version__
+
+
+def test_checkout_finds_its_data_and_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "pwl_lite")
+    (tmp_path / "pyproject.toml").write_text("")
+    ship(tmp_path / "data")
+    assert records.data_folder() == tmp_path / "data"
+    assert record().save() == tmp_path / "data" / "results" / "pwl" / f"{record().run}.json"
+
+    def git(*args: str) -> str:
+        settings = [
+            "user.name=x",
+            "user.email=x@example.org",
+            "commit.gpgsign=false",
+            "core.hooksPath=/dev/null",
+        ]
+        command = ["git", *(word for setting in settings for word in ("-c", setting)), *args]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    assert records.commit() == pwl_lite.__version__  # nothing committed yet: the version
+    git("add", "pyproject.toml")
+    git("commit", "--quiet", "-m", "start")
+    head = git("rev-parse", "--short", "HEAD")
+    assert records.commit() == environment("cpu")["commit"] == head
+    (tmp_path / "pyproject.toml").write_text("# changed\n")
+    assert records.commit() == f"{head}-dirty"
+
+
+def test_missing_weights_list_those_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "pwl_lite")
+    with pytest.raises(UnknownNameError, match=r"weights 'net': expected one of \(none are here"):
+        records.find_weights("net")
+    ship(tmp_path / "pwl_lite" / "_data")
+    (tmp_path / "pwl_lite" / "_data" / "weights" / "incomplete").mkdir()
+    for name in ("nut", "../results", "incomplete", "", "."):
+        with pytest.raises(UnknownNameError, match=re.escape(f"weights {name!r}: expected one of net")):
+            records.find_weights(name)
+
+
+# ---- claims
+
+
+@pytest.mark.parametrize(
+    ("sentence", "actual"),
+    [
+        ("The teacher reaches 94.0 % on CIFAR-10.", (94.03,)),
+        ("94.05 %", (94.0451,)),
+        ("It has 1,234,567 parameters in 4 blocks.", (1234567, 4)),
+        ("50000 images", (50_000,)),
+        ("−0.31 points, or -0.31", (-0.312, -0.309)),
+        ("91.20 ± 0.11 (n = 3)", (91.2049, 0.1051, 3)),
+        ("91–93 % and 91-93 %", (91.4, 92.6, 91, 93)),
+        ("2.3× as fast, 1.5e-5 off", (2.34, 1.52e-5)),
+        ("The 4-block VGG-11 and ResNet18 of torch 2.13.0 need 7 s.", (7.2,)),
+        ("half up or half even: 0.13 and 0.12", (0.125, 0.125)),
+        ("(0.5,0.4)", (0.5, 0.4)),
+        ("It ends with 12.", (np.float32(12.3),)),
+        ("a tensor: 3.1", (torch.tensor(3.14),)),
+        ("0 of 3", (0, 3)),
+    ],
+)
+def test_true_claims_pass_and_are_printed(capsys, sentence, actual):
+    claim(sentence, *actual)
+    assert capsys.readouterr().out == f"✓ {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "actual", "problem"),
+    [
+        ("The teacher reaches 94.0 %.", (93.9,), "states 94.0, the actual value is 93.9"),
+        ("94.0 %", (94.06,), "states 94.0, the actual value is 94.06"),
+        ("94.05 %", (94.056,), "actual value is 94.056"),
+        ("94 %", (94.6,), "actual value is 94.6"),
+        ("1,234,567", (1234568,), "states 1,234,567"),
+        ("+0.3 points", (-0.3,), "actual value is -0.3"),
+        ("-0.3 points", (0.3,), "states -0.3"),
+        ("1.5e-5", (1.6e-5,), "states 1.5e-5"),
+        ("first 1, then 2", (2, 1), "states 1, the actual value is 2"),
+        ("90.0", (float("nan"),), "nan"),
+        ("90.0", (float("inf"),), "inf"),
+        ("90.0 and 91.0", (90,), r"2 numbers \(90.0, 91.0\) for 1 values"),
+        ("90.0", (90, 91), r"1 numbers \(90.0\) for 2 values"),
+        ("CIFAR-10 is hard", (), r"0 numbers .* expected one value for each number, and at least one"),
+        ("CIFAR-10 is hard", (10,), "0 numbers"),
+    ],
+)
+def test_false_claims_fail(capsys, sentence, actual, problem):
+    with pytest.raises(ClaimError, match=problem) as error:
+        claim(sentence, *actual)
+    assert repr(sentence) in str(error.value) and isinstance(error.value, PWLError)
+    assert capsys.readouterr().out == ""
+
+
+def test_summary_says_mean_spread_and_number():
+    assert summary([91.1, 91.2, 91.3]) == "91.20 ± 0.10 (n = 3)"  # sample deviation: divided by n - 1
+    assert summary([91.1, 91.3], digits=1) == "91.2 ± 0.1 (n = 2)"
+    assert summary([91.1, 91.2, 91.3]) != summary([91.0, 91.2, 91.4])
+    assert summary(iter([50])) == "50.00 (n = 1)"
+    for values in ([], [1.0, float("nan")], [float("inf")]):
+        with pytest.raises(RecordError, match="expected at least one value, all of them finite"):
+            summary(values)

@@ -1,0 +1,174 @@
+"""Networks of blocks, compositions, loading orders and the swapping of blocks."""
+
+import math
+
+import pytest
+import torch
+from naive_pwl import one_pass
+from networks_for_tests import tiny_net, tiny_pair
+from torch import nn
+
+import pwl_lite as pwl
+from pwl_lite.blocknet import BlockNet, boundary_shapes
+from pwl_lite.errors import CompositionError, NetworkError, UnknownNameError
+
+
+def test_parameters_bytes_and_macs_of_a_vgg_by_hand():
+    net = pwl.vgg(pwl.VGGConfig(layers=("8 M", "16s"), num_classes=10))
+    conv, depthwise, pointwise, norms, linear = 3 * 8 * 9, 8 * 9, 8 * 16, 2 * 8 + 2 * 16, 16 * 10 + 10
+    assert pwl.num_params(net) == conv + depthwise + pointwise + norms + linear
+    buffers = 4 * (2 * 8 + 2 * 16) + 2 * 8  # means and variances, and two int64 counters of batches
+    assert pwl.num_bytes(net) == 4 * pwl.num_params(net) + buffers
+    assert pwl.block_macs(net) == [conv * 32 * 32, (depthwise + pointwise) * 16 * 16 + 160]
+
+
+def test_the_stem_counts_for_the_first_block_and_the_head_for_the_last():
+    net = pwl.vgg(pwl.VGGConfig(layers=("8 M", "16"), stem=24))
+    assert pwl.block_macs(net) == [24 * 12 * 31 * 31 + 24 * 8 * 9 * 31 * 31, 8 * 16 * 9 * 15 * 15 + 160]
+    assert set(net.part(0)) == {"embed", "block"} and set(net.part(1)) == {"block", "head"}
+    assert sum(pwl.num_bytes(net.part(i)) for i in range(2)) == pwl.num_bytes(net)
+
+
+def test_features_and_head_are_the_forward_pass():
+    net, _ = tiny_pair()
+    images = torch.randn(2, 3, 32, 32)
+    features = net.eval().features(images)
+    assert len(features) == net.num_blocks
+    assert torch.equal(net.head(features[-1]), net(images))
+    assert boundary_shapes(net) == [tuple(f.shape[1:]) for f in features[:-1]]
+    assert not net.training and all(not m.training for m in net.modules())
+
+
+def test_measuring_leaves_the_network_as_it_was():
+    net, _ = tiny_pair()
+    net.train()
+    net.blocks[1].eval()
+    before = pwl.state_hash(net)
+    pwl.block_macs(net)
+    boundary_shapes(net)
+    assert pwl.state_hash(net) == before
+    assert net.blocks[0].training and not net.blocks[1].training
+
+
+def test_whitening_makes_patches_uncorrelated():
+    net = pwl.vgg(pwl.VGGConfig(layers=("8 M", "16"), stem=24))
+    torch.manual_seed(0)
+    images = nn.functional.avg_pool2d(torch.randn(64, 3, 34, 34), 3, stride=1)  # neighbours are alike, as in photographs
+    images = images / images.std()
+    pwl.whiten_stem(net, images)
+    outputs = net.embed[0](images)[:, :12].permute(0, 2, 3, 1).flatten(0, 2)
+    covariance = outputs.T @ outputs / len(outputs)
+    assert (covariance - torch.eye(12)).abs().max() < 0.05
+    assert not net.embed[0].weight.requires_grad
+
+
+def test_whitening_needs_twice_the_values_of_a_patch():
+    with pytest.raises(NetworkError, match="16 channels.*needs 24"):
+        pwl.whiten_stem(pwl.vgg(pwl.VGGConfig(layers=("8 M", "16"), stem=16)), torch.randn(4, 3, 32, 32))
+
+
+@pytest.mark.parametrize("block", ["M 64", "64M", "sixty", "", "64  M", "64 X"])
+def test_a_block_that_cannot_be_read_is_named(block):
+    with pytest.raises(NetworkError, match="VGG block"):
+        pwl.VGGConfig(layers=("8", block))
+
+
+def test_unknown_family_profile_and_config_field_are_named():
+    with pytest.raises(UnknownNameError, match="family 'vg': expected one of vgg"):
+        pwl.build_network({"family": "vg", "layers": ["8", "8"]})
+    with pytest.raises(UnknownNameError, match="family 'alexnet': expected one of vgg"):
+        pwl.build_pair("alexnet")
+    with pytest.raises(UnknownNameError, match="profile 'huge': expected one of quick, cifar, paper"):
+        pwl.build_pair("vgg", profile="huge")
+    with pytest.raises(NetworkError, match="width"):
+        pwl.build_network({"family": "vgg", "layers": ["8", "8"], "width": 3})
+
+
+def test_one_block_is_not_swappable():
+    with pytest.raises(NetworkError, match="1 blocks"):
+        BlockNet(nn.Identity(), [nn.Identity()], nn.Identity())
+
+
+@pytest.mark.parametrize("profile", list(pwl.PROFILES))
+def test_every_profile_builds_a_pair_that_can_be_swapped(profile):
+    teacher, student = pwl.build_pair("vgg", profile, num_classes=7)
+    net = pwl.SwapNet(teacher, student)
+    with torch.no_grad():
+        assert net.eval()(torch.zeros(1, 3, 32, 32), "TS" * (net.num_blocks // 2)).shape == (1, 7)
+
+
+def test_the_cifar_pair_keeps_its_budgets():
+    teacher, student = pwl.build_pair("vgg", "cifar")
+    assert pwl.num_params(teacher) <= 2_500_000
+    assert pwl.num_bytes(student) <= 0.10 * pwl.num_bytes(teacher)
+
+
+def test_the_paper_pair_has_the_papers_widths_and_depths():
+    teacher, student = pwl.build_pair("vgg", "paper")
+    assert pwl.num_params(teacher) == pytest.approx(14.7e6, rel=0.01)
+    assert pwl.num_params(student) == pytest.approx(3.9e6, rel=0.01)
+
+
+@pytest.mark.parametrize("composition", pwl.all_compositions(4))
+def test_compositions_run_the_blocks_that_they_name(composition):
+    net = tiny_net().eval()
+    images = torch.randn(3, 3, 32, 32)
+    assert torch.equal(net(images, composition), one_pass(net, images, composition))
+
+
+def test_the_ends_of_the_lattice_are_the_two_networks_bit_for_bit():
+    teacher, student = tiny_pair()
+    net = pwl.SwapNet(teacher, student).eval()
+    images = torch.randn(5, 3, 32, 32)
+    assert torch.equal(net(images, "TTTT"), teacher(images))
+    assert torch.equal(net(images, "SSSS"), student(images))
+
+
+def test_training_mode_does_not_reach_the_teacher():
+    net = tiny_net().train()
+    assert net.student.training and not any(m.training for m in net.teacher.modules())
+    assert not any(p.requires_grad for p in net.teacher.parameters())
+
+
+@pytest.mark.parametrize("composition", ["TTX", "TTTTT", "tsss", "", None, 5])
+def test_a_wrong_composition_is_named(composition):
+    with pytest.raises(CompositionError, match=r"composition .*: expected 4 letters of 'S' and 'T'"):
+        tiny_net()(torch.zeros(1, 3, 32, 32), composition)
+
+
+def test_networks_that_do_not_fit_are_refused():
+    teacher, _ = tiny_pair()
+    with pytest.raises(NetworkError, match="4 blocks and a student of 2"):
+        pwl.SwapNet(teacher, pwl.vgg(pwl.VGGConfig(layers=("8 M", "8 M"))))
+    with pytest.raises(NetworkError, match=r"after block 1 .*\(32, 32\).*\(16, 16\)"):
+        pwl.SwapNet(teacher, pwl.vgg(pwl.VGGConfig(layers=("8", "8 M", "8 M", "8 M"))))
+
+
+def test_all_compositions():
+    assert pwl.all_compositions(2) == ["SS", "TS", "ST", "TT"]
+    assert len(set(pwl.all_compositions(5))) == 32
+
+
+def test_loading_orders():
+    assert pwl.loading_order("prefix", 4) == (1, 2, 3, 4)
+    assert pwl.loading_order("suffix", 4) == (4, 3, 2, 1)
+    assert pwl.loading_order("contiguous", 4) == (2, 3, 1, 4)
+    assert pwl.loading_order([3, 1, 2], 3) == (3, 1, 2)
+    assert len(pwl.all_orders(4)) == math.factorial(4)
+    assert len(pwl.contiguous_orders(4)) == 8 and pwl.loading_order("contiguous", 4) in pwl.contiguous_orders(4)
+    assert (1, 3, 2, 4) not in pwl.contiguous_orders(4)
+
+
+@pytest.mark.parametrize("order", ["random", [1, 2], [1, 2, 3, 3], [0, 1, 2, 3]])
+def test_a_wrong_order_is_named(order):
+    with pytest.raises(CompositionError, match="loading order .*expected 'prefix', 'suffix', 'contiguous' or a permutation"):
+        pwl.loading_order(order, 4)
+
+
+def test_paths_and_dips():
+    assert pwl.path("prefix", 3) == ["SSS", "TSS", "TTS", "TTT"]
+    assert pwl.path("suffix", 3) == ["SSS", "SST", "STT", "TTT"]
+    assert pwl.path((2, 1, 3), 3) == ["SSS", "STS", "TTS", "TTT"]
+    accuracy = {"SS": 90.0, "TS": 89.5, "ST": 91.0, "TT": 92.0}
+    assert pwl.dips(accuracy, "prefix") == [("SS", "TS", 0.5)]
+    assert pwl.dips(accuracy, "suffix") == []
