@@ -5,7 +5,7 @@ a program that only serves a model does not pay for training, plotting or data s
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -30,44 +30,19 @@ _HOMES = {
     "store": ["load_blocks", "read_manifest", "save_blocks"],
     "records": ["Record", "claim", "find_weights", "load_record", "load_records", "summary"],
     "profiles": ["PROFILES", "get_profile"],
-    "reproduce": [],
     "errors": ["PWLError"],
-    "plots": [],
     "widgets": ["CompositionPicker"],
 }
+_MODULES = (*_HOMES, "plots", "reproduce")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, "plots"])
-
-if TYPE_CHECKING:  # so that editors and type checkers see what __getattr__ gives
-    from .blocknet import BlockNet, block_macs, num_bytes, num_params, state_hash
-    from .datasets import Dataset, Split, augment, load_dataset
-    from .errors import PWLError
-    from .evaluation import accuracy, evaluate_lattice, predict
-    from .networks import FAMILIES, VGGConfig, build_network, build_pair, vgg, whiten_stem
-    from .objectives import KD, Objective, ProgressiveDistillation, Supervised
-    from .profiles import PROFILES, get_profile
-    from .records import Record, claim, find_weights, load_record, load_records, summary
-    from .store import load_blocks, read_manifest, save_blocks
-    from .swapnet import (
-        Converter,
-        SwapNet,
-        all_compositions,
-        all_orders,
-        check_composition,
-        contiguous_orders,
-        dips,
-        loading_order,
-        path,
-    )
-    from .training import Recipe, train
-    from .widgets import CompositionPicker
+__all__ = sorted([*_HOME_OF, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
-    elif name in _HOMES:
+    elif name in _MODULES:
         value = import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")

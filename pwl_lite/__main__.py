@@ -25,7 +25,7 @@ PACKAGES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the words `argv` (by default those it was called with) and return its exit code.
 
-    0: done; 2: something is wrong with the command, the data or the files (one line on stderr); 130: interrupted.
+    0: done; 2: the command, the data or a file is wrong (said in one line on stderr); 130: interrupted.
     """
     args = argparse.Namespace()
     try:

@@ -1,11 +1,12 @@
-"""Data sets as plain tensors: CIFAR-10/100, image folders and the built-in shapes10, all behind load_dataset().
+"""Data sets as plain tensors: CIFAR-10/100, image folders and the built-in shapes10, by load_dataset().
 
-A whole data set lives in memory as uint8 tensors (N x 3 x height x width), so a batch is an index operation and
-augmentation is a tensor operation on the batch, on whichever device it is: there are no worker processes.
+A whole data set lives in memory as uint8 tensors (N x 3 x height x width). Taking a batch is an index
+operation and augmentation a tensor operation, on whichever device the data is: no worker processes.
 """
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from .errors import DataError, UnknownNameError
 
-CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}  # name -> torchvision class, number of classes
+CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}  # torchvision's name, number of classes
 NAMES = (*CIFAR, "folder", "shapes10")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; without it a dropped connection would wait for ever
@@ -60,13 +61,13 @@ class Split:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) -> float32 images with mean 0 and deviation 1 per channel of the training set."""
+        """uint8 images (B, 3, H, W) -> float32, by the mean and the deviation of the training set."""
         mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
         return (images.float() - 255 * mean) / (255 * std)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (normalised float images (B, 3, H, W), labels (B,)) in order; the last one may be shorter."""
+        """Batches of normalised images (B, 3, H, W) and labels (B,), in order; the last may be shorter."""
         for start in range(0, len(self), size):
             yield self.normalise(self.images[start : start + size]), self.labels[start : start + size]
 
@@ -119,16 +120,16 @@ class Dataset:
         )
 
     def hold_out(self, n: int, seed: int = 0) -> "Dataset":
-        """Validation split: `test` becomes n random training images, `train` the rest; the real test set is left out."""
+        """For choosing settings: `test` becomes n random training images, `train` the rest of them."""
         if not 0 < n < len(self.train):
-            raise DataError(f"hold_out of {n} images: expected 1 to {len(self.train) - 1}, fewer than the training images")
+            raise DataError(f"hold_out of {n} images: expected 1 to {len(self.train) - 1}, to leave some")
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train)))
         held, rest = (part.sort().values.to(self.train.labels.device) for part in (order[:n], order[n:]))
         origin = f"{self.origin}; test images held out of the training images (seed {seed})"
         return replace(self, train=self.train.take(rest), test=self.train.take(held), origin=origin)
 
     def describe(self) -> str:
-        """One line: name, sizes, origin. It holds no folder of this machine, so that notebooks print the same anywhere."""
+        """One line: name, sizes, origin. No cache folder, so that notebooks print the same anywhere."""
         size = "x".join(str(side) for side in self.train.images.shape[1:])
         return (
             f"{self.name}: {len(self.train):,} training + {len(self.test):,} test images ({size}, "
@@ -157,7 +158,7 @@ def load_dataset(
     if name not in NAMES:
         raise UnknownNameError("dataset", name, NAMES)
     if name != "folder" and root is not None:
-        raise DataError(f"root={str(root)!r} with dataset {name!r}: root belongs to 'folder'; a cache folder is cache=...")
+        raise DataError(f"root={str(root)!r} with dataset {name!r}: root is for 'folder', cache for others")
     if name == "folder":
         return _load_folder(root, image_size)
     if name == "shapes10":
@@ -169,14 +170,14 @@ def load_dataset(
     folder = (cache_folder() if cache is None else Path(cache)) / name
     if not _present(folder):
         if not download:
-            raise DataError(f"dataset {name!r}: not in {folder} and download=False. {_ways_out(name, folder)}")
+            raise DataError(f"dataset {name!r}: not in {folder} (download=False). {_ways_out(name, folder)}")
         _download(name, folder)
     arrays, classes = _read_cache(name, folder)
     return _dataset(name, arrays, classes, "real images, read from the cache")
 
 
 def cache_folder() -> Path:
-    """$PWL_DATA_DIR, or data/cache in the checkout that holds this package, or else data/cache in the current folder."""
+    """$PWL_DATA_DIR, or else data/cache in the checkout that holds this package or in the current folder."""
     if os.environ.get("PWL_DATA_DIR"):
         return Path(os.environ["PWL_DATA_DIR"])
     checkout = Path(__file__).resolve().parents[1]
@@ -193,10 +194,9 @@ def augment(images: Tensor, flip: bool = True, crop: int = 2, cutout: int = 0) -
     One gather moves and mirrors all images. Random numbers are from torch's global generator of the device.
     """
     batch, channels, height, width = images.shape
-    if not 0 <= crop < min(height, width):
-        raise DataError(f"augment crop={crop}: expected 0 to {min(height, width) - 1} pixels for {height}x{width} images")
-    if not 0 <= cutout <= min(height, width):
-        raise DataError(f"augment cutout={cutout}: expected 0 to {min(height, width)} pixels")
+    for name, value in (("crop", crop), ("cutout", cutout)):
+        if not 0 <= value < min(height, width):
+            raise DataError(f"augment {name}={value}: expected 0 to {min(height, width) - 1} pixels")
     device = images.device
     if flip or crop:
         rows = torch.arange(height, device=device).expand(batch, height)
@@ -207,23 +207,24 @@ def augment(images: Tensor, flip: bool = True, crop: int = 2, cutout: int = 0) -
         if flip:
             mirrored = torch.rand(batch, 1, device=device) < 0.5
             columns = torch.where(mirrored, width - 1 - columns, columns)
-        source = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, height * width)
-        images = images.reshape(batch, channels, -1).gather(2, source.expand(-1, channels, -1)).view(images.shape)
+        source = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
+        images = images.reshape(batch, channels, -1).gather(2, source).view(images.shape)
     if cutout:
         corner = torch.randint(-(cutout // 2), height - cutout // 2, (2, batch, 1), device=device)
-        row, column = (torch.arange(side, device=device) - corner[axis] for axis, side in enumerate((height, width)))
+        row = torch.arange(height, device=device) - corner[0]
+        column = torch.arange(width, device=device) - corner[1]
         hidden = ((row >= 0) & (row < cutout))[:, :, None] & ((column >= 0) & (column < cutout))[:, None, :]
         images = images.masked_fill(hidden[:, None], 127)
     return images
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    """Positions beyond the edges mirrored back, the edge pixel itself not repeated: -1 -> 1, size -> size - 2."""
+    """Positions beyond the edges mirrored back, the edge itself not repeated: -1 -> 1, size -> size - 2."""
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
 def _dataset(name: str, arrays: dict, classes: tuple[str, ...], origin: str) -> Dataset:
-    """uint8 arrays (N, H, W, 3) and labels per split -> Dataset; mean and deviation come from the training images."""
+    """uint8 arrays (N, H, W, 3) and labels per split -> Dataset, normalised by its training images."""
     tensors = {}
     for split, (images, labels) in arrays.items():
         # the copy also detaches from a memory map, which torch would warn of as read-only
@@ -235,14 +236,14 @@ def _dataset(name: str, arrays: dict, classes: tuple[str, ...], origin: str) -> 
 
 
 def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, of uint8 images (N, C, H, W) scaled to 0..1. Counted in integers: exact on every machine."""
+    """Per channel, of uint8 images (N, C, H, W) scaled to 0..1; counted in integers, exact everywhere."""
     counts = np.zeros((images.shape[1], 256), np.int64)
     for chunk in images.split(1000):
         for channel in range(len(counts)):
             counts[channel] += np.bincount(chunk[:, channel].numpy().ravel(), minlength=256)
     values, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
     mean = shares @ values
-    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1e-12))  # never 0: one flat colour can be divided by
+    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1e-12))  # not 0, also if all is one flat colour
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
@@ -256,54 +257,48 @@ def _present(folder: Path) -> bool:
 
 def _ways_out(name: str, folder: Path) -> str:
     return (
-        f"Three ways out: place {{train,test}}_images.npy, {{train,test}}_labels.npy and classes.json in {folder} "
-        f"(or point $PWL_DATA_DIR at a cache that has a {name} folder); load it once with download=True on a machine "
-        f"with internet; or use load_dataset('shapes10'), which is drawn by code"
+        f"Three ways out: place {{train,test}}_images.npy, {{train,test}}_labels.npy and classes.json in "
+        f"{folder} (or set PWL_DATA_DIR to a cache that has a folder {name}); load it with download=True "
+        f"where there is internet; or use load_dataset('shapes10'), which is drawn by code"
     )
 
 
 def _read_cache(name: str, folder: Path) -> tuple[dict, tuple[str, ...]]:
     """Memory-map the arrays of one data set and check them; DataError names the first file that is wrong."""
 
-    def damaged(file: Path, reason: str) -> DataError:
-        return DataError(f"{file}: {reason}. Delete the folder {folder} to have it downloaded again")
+    def check(good: bool, file: str, reason: str) -> None:
+        if not good:
+            raise DataError(f"{folder / file}: {reason}. Delete {folder} to have it downloaded again")
 
-    def read(file: Path, shape: tuple) -> np.ndarray:
+    def read(file: str) -> object:
+        check((folder / file).is_file(), file, f"missing from the cache of {name!r}")
         try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise damaged(file, f"missing from the cache of {name!r}") from None
+            if file.endswith(".json"):
+                return json.loads((folder / file).read_text(encoding="utf-8"))
+            return np.load(folder / file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise damaged(file, f"not a readable .npy file ({error})") from error
-        if array.dtype != np.uint8 or array.ndim != len(shape) or array.shape[1:] != shape[1:] or not len(array):
-            found = f"{array.dtype} {array.shape}"
-            raise damaged(file, f"expected uint8 ({', '.join(map(str, shape))}), found {found}")
-        return array
+            check(False, file, f"not readable ({error})")
 
-    file = folder / "classes.json"
-    try:
-        classes = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise damaged(file, f"missing from the cache of {name!r}") from None
-    except (OSError, ValueError) as error:
-        raise damaged(file, f"not readable as JSON ({error})") from error
-    expected = CIFAR[name][1]
-    if not isinstance(classes, list) or len(classes) != expected or not all(isinstance(c, str) for c in classes):
-        raise damaged(file, f"expected a list of {expected} class names")
+    classes, count = read("classes.json"), CIFAR[name][1]
+    named = isinstance(classes, list) and len(classes) == count and all(isinstance(c, str) for c in classes)
+    check(named, "classes.json", f"expected a list of {count} class names")
     arrays = {}
     for split in ("train", "test"):
-        images = read(folder / f"{split}_images.npy", ("N", 32, 32, 3))
-        labels = read(folder / f"{split}_labels.npy", ("N",))
-        if len(images) != len(labels):
-            raise damaged(folder / f"{split}_labels.npy", f"{len(labels)} labels for {len(images)} images")
-        if labels.max() >= expected:
-            raise damaged(folder / f"{split}_labels.npy", f"label {labels.max()}: expected 0 to {expected - 1}")
+        file = f"{split}_images.npy"
+        images = read(file)
+        good = images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3) and len(images) > 0
+        check(good, file, f"expected uint8 (N, 32, 32, 3), found {images.dtype} {images.shape}")
+        file = f"{split}_labels.npy"
+        labels = read(file)
+        good = labels.dtype == np.uint8 and labels.shape == images.shape[:1]
+        check(good, file, f"expected uint8 ({len(images)},), found {labels.dtype} {labels.shape}")
+        check(labels.max() < count, file, f"label {labels.max()}: expected 0 to {count - 1}")
         arrays[split] = images, labels
     return arrays, tuple(classes)
 
 
 def _download(name: str, folder: Path) -> None:
-    """Fetch CIFAR through torchvision (it verifies MD5 sums) and put it into the cache, whole or not at all."""
+    """Fetch CIFAR through torchvision (it verifies checksums) into the cache, whole or not at all."""
     work = None
     timeout = socket.getdefaulttimeout()
     try:
@@ -318,9 +313,10 @@ def _download(name: str, folder: Path) -> None:
         except OSError:
             if not _present(folder):  # present: another process finished the same download first
                 raise
-    except (OSError, RuntimeError, EOFError, ValueError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, http.client.HTTPException) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"dataset {name!r}: not in {folder}, and the download failed ({reason}). {_ways_out(name, folder)}") from error
+        message = f"dataset {name!r}: not in {folder}, and the download failed ({reason})"
+        raise DataError(f"{message}. {_ways_out(name, folder)}") from error
     finally:
         socket.setdefaulttimeout(timeout)
         if work is not None:
@@ -338,6 +334,9 @@ def _fetch_cifar(class_name: str, download: Path, ready: Path) -> None:
         np.save(ready / f"{split}_images.npy", part.data)
         np.save(ready / f"{split}_labels.npy", np.asarray(part.targets, np.uint8))
     (ready / "classes.json").write_text(json.dumps(part.classes), encoding="utf-8")
+    for file in ready.iterdir():
+        with open(file, "rb+") as handle:
+            os.fsync(handle.fileno())  # the bytes must be on the disk before the name is
 
 
 # ---- image folders
@@ -345,29 +344,33 @@ def _fetch_cifar(class_name: str, download: Path, ready: Path) -> None:
 
 def _load_folder(root: str | os.PathLike | None, image_size: int) -> Dataset:
     if root is None:
-        raise DataError("dataset 'folder': expected root=FOLDER with train/CLASS/*.png and test/CLASS/*.png in it")
+        raise DataError("dataset 'folder': expected root=FOLDER, with train/CLASS/*.png and test/CLASS/*.png")
     root = Path(root)
     if image_size < 1:
         raise DataError(f"image_size={image_size}: expected at least 1 pixel")
     for folder in (root, root / "train", root / "test"):
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; expected {root}/train/CLASS/*.png and {root}/test/CLASS/*.png")
-    classes = tuple(sorted(f.name for f in (root / "train").iterdir() if f.is_dir() and not f.name.startswith(".")))
+            expected = f"{root}/train/CLASS/*.png and {root}/test/CLASS/*.png"
+            raise DataError(f"{folder}: no such folder; expected {expected}")
+    classes = _class_folders(root / "train")
     arrays = {split: _read_images(root / split, classes, image_size) for split in ("train", "test")}
     return _dataset("folder", arrays, classes, f"image folder {root.name!r}")
 
 
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
+
+
 def _read_images(folder: Path, classes: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images of folder/CLASS/, the central square scaled to (size, size) RGB -> uint8 (N, size, size, 3), labels."""
+    """The central squares of all images in folder/CLASS/ -> uint8 (N, size, size, 3) in RGB, labels (N,)."""
     from PIL import Image, ImageOps
 
-    found = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")}
-    if foreign := found - set(classes):
-        raise DataError(f"{folder / min(foreign)}: a class that the training images lack; expected {', '.join(classes)}")
+    if foreign := set(_class_folders(folder)) - set(classes):
+        raise DataError(f"{folder / min(foreign)}: not a class of the training images ({', '.join(classes)})")
     images, labels = [], []
     for label, name in enumerate(classes):
         files = sorted(f for f in (folder / name).glob("*") if f.suffix.lower() in IMAGE_ENDINGS)
-        if not files and folder.name == "train":
+        if not files and (folder.name == "train" or (folder / name).is_dir()):
             raise DataError(f"{folder / name}: no images; expected {', '.join(IMAGE_ENDINGS)} files")
         for file in files:
             try:
@@ -378,5 +381,5 @@ def _read_images(folder: Path, classes: tuple[str, ...], size: int) -> tuple[np.
                 raise DataError(f"{file}: not readable as an image ({error}); mend or remove it") from error
             labels.append(label)
     if not images:
-        raise DataError(f"{folder}: no images; expected {folder}/CLASS/*.png (also {', '.join(IMAGE_ENDINGS[1:])})")
+        raise DataError(f"{folder}: no images; expected CLASS/*.png or {', '.join(IMAGE_ENDINGS[1:])}")
     return np.stack(images), np.asarray(labels)

@@ -61,7 +61,7 @@ CIFAR = Profile(
     networks={
         "vgg": (
             _fast_vgg("64 M 64", "256 M 256", "256 M", "256"),
-            _fast_vgg("48 M 48s", "128s M 128s", "192s M", "192s 192s"),
+            _fast_vgg("64 M 64s", "128s M 128s", "224s M", "224s 224s"),
         )
     },
     teacher=Recipe(

@@ -34,6 +34,8 @@ class Record:
         objective, recipe: what was minimised, and how.
         teacher, student: `{"params", "bytes", "macs"}` of each network; None if it took no part.
         lattice: composition -> accuracy in percent, after the last epoch, on the full test set.
+        agreement: composition -> percent of the test images on which it answers as the teacher does.
+        costs: composition -> `{"bytes", "macs"}` of what it runs.
         history: one entry per epoch, as `train` returns them.
         weights: folder of the shards when they are shipped, such as `data/weights/cifar10-vgg-seed0`.
         environment: as `environment()` gives it.
@@ -52,6 +54,8 @@ class Record:
     teacher: dict[str, Any] | None = None
     student: dict[str, Any] | None = None
     lattice: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     weights: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
@@ -316,11 +320,12 @@ def _check(values: Any, source: str) -> None:
             raise RecordError(
                 f"{source}: {name} is {value!r}, expected {expected.replace('NoneType', 'null')}"
             )
-    for composition, percent in values["lattice"].items():
-        if set(composition) - set("ST") or type(percent) not in (int, float) or not 0 <= percent <= 100:
-            raise RecordError(
-                f"{source}: lattice has {composition!r}: {percent!r}, expected letters S and T, and percent"
-            )
+    for name in ("lattice", "agreement"):
+        for composition, percent in values[name].items():
+            if set(composition) - set("ST") or type(percent) not in (int, float) or not 0 <= percent <= 100:
+                raise RecordError(
+                    f"{source}: {name} has {composition!r}: {percent!r}, expected letters S and T, and percent"
+                )
 
 
 _KINDS: dict[str, Any] = {

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -78,13 +79,16 @@ def reproduce(
     history = run.train("pwl", pwl, profile.student, seed, resume)
     round_weights(net, STORED)
     table = evaluate_lattice(net, run.test)
-    lattice = dict(zip(table.composition, table.accuracy, strict=True))
+    table = table.set_index("composition")
+    lattice = table.accuracy.to_dict()
     weights = Path("weights") / run.name(seed)
     if save_weights:
         extra = {"lattice": lattice, "run": run.name(seed), "data_sha256": data.sha256}
         save_blocks(net, run.root / weights, classes=data.classes, mean=data.mean, std=data.std, dtype=STORED, extra=extra)
     stored = f"data/{weights.as_posix()}" if save_weights else None
-    records["pwl"] = run.record("pwl", seed, pwl, history, lattice, teacher=teacher, student=net.student, weights=stored)
+    records["pwl"] = run.record(
+        "pwl", seed, pwl, history, lattice, teacher=teacher, student=net.student, weights=stored, table=table
+    )
     return records
 
 
@@ -130,6 +134,7 @@ class _Reproduction:
         teacher: BlockNet,
         student: BlockNet | None = None,
         weights: str | None = None,
+        table: pd.DataFrame | None = None,
     ) -> Record:
         recipe = self.profile.teacher if experiment == "teacher" else self.profile.student
         record = Record(
@@ -144,6 +149,8 @@ class _Reproduction:
             teacher=_size(teacher),
             student=_size(student) if student is not None else None,
             lattice={composition: round(percent, 2) for composition, percent in lattice.items()},
+            agreement={} if table is None else table.agreement.round(2).to_dict(),
+            costs={} if table is None else table[["bytes", "macs"]].to_dict("index"),
             history=history,
             weights=weights,
             environment=environment(self.device, self.data.sha256),

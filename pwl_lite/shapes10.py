@@ -1,12 +1,13 @@
 """shapes10: a small data set drawn by code, for runs that must not wait for a download.
 
-32x32 RGB images of ten shapes at random places, sizes and angles. The shape alone decides the class. Colour and texture
-only hint at it (every class has a favourite of each, used in a share of its images); small shapes lie about, a bar may
-cover part of the shape, and the image is noisy. Some classes resemble each other on purpose (a disc under a small shape
-looks like a ring, a hexagon at this size almost like a disc), so a network's second guess carries information.
+32x32 RGB images of ten shapes at random places, sizes and angles. The shape alone decides the class. Colour
+and texture only hint at it (every class has a favourite of each, used in a share of its images); small shapes
+lie about, a bar may cover part of the shape, and the image is noisy. Some classes resemble each other on
+purpose (a disc under a small shape looks like a ring, a hexagon almost like a disc), so that a network's
+second guess carries information.
 
-All arithmetic is IEEE add, multiply, divide, square root and comparison on the raw bits of numpy's PCG64, whose stream is
-fixed; so the same seed gives the same bytes on every machine.
+All arithmetic is IEEE add, multiply, divide, square root and comparison on the raw bits of numpy's PCG64,
+whose stream is fixed: the same seed gives the same bytes on every machine.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ CHUNK = 500  # images drawn at once; each chunk has its own generator, so fewer 
 TEXTURES = 4  # plain, gradient, stripes, checks
 
 _F = np.float32
-# cosine and sine of whole degrees on a grid of 1/4096: free of the last-digit differences between math libraries
+# cosine and sine of whole degrees on a grid of 1/4096: no last digits, in which math libraries differ
 _COS, _SIN = (np.round(f(np.radians(np.arange(360))) * 4096).astype(_F) / _F(4096) for f in (np.cos, np.sin))
 
 
@@ -28,27 +29,38 @@ def make_shapes10(
     n_test: int = 2_000,
     seed: int = 0,
     *,
-    clutter: int = 3,
-    occlusion: float = 0.5,
-    noise: float = 0.25,
+    clutter: int = 2,
+    occlusion: float = 0.3,
+    noise: float = 0.2,
     contrast: float = 0.35,
     hint: float = 0.3,
     turn: int = 30,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw the data set -> train images, train labels, test images, test labels; all uint8, images (N, 32, 32, 3).
+    """Draw the data set -> train images, train labels, test images, test labels.
+
+    Images are uint8 (N, 32, 32, 3), labels uint8 (N,). The last six settings are how hard it is:
 
     clutter    largest number of small shapes lying about
     occlusion  share of images in which a bar covers part of the shape
-    noise      strongest noise of a pixel, as a share of the full range; every image has its own strength below it
+    noise      strongest noise of a pixel, as a share of the full range; images differ in strength
     contrast   smallest difference in brightness between shape and ground, as a share of the full range
     hint       share of images in which colour and texture are the favourite ones of the class
+    turn       largest angle in whole degrees by which a shape is turned to either side
 
     Classes are balanced within every 500 images. Raises DataError for a setting outside its range.
     """
-    for name, value, low, high in (
-        ("n_train", n_train, 1, 10**7), ("n_test", n_test, 1, 10**7), ("seed", seed, 0, 2**63), ("clutter", clutter, 0, 20),
-        ("occlusion", occlusion, 0, 1), ("noise", noise, 0, 1), ("contrast", contrast, 0, 0.5), ("hint", hint, 0, 1),
-    ):  # fmt: skip
+    limits = {
+        "n_train": (n_train, 1, 10**7),
+        "n_test": (n_test, 1, 10**7),
+        "seed": (seed, 0, 2**63),
+        "clutter": (clutter, 0, 20),
+        "occlusion": (occlusion, 0, 1),
+        "noise": (noise, 0, 1),
+        "contrast": (contrast, 0, 0.5),
+        "hint": (hint, 0, 1),
+        "turn": (turn, 0, 180),
+    }
+    for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise DataError(f"shapes10 {name}={value!r}: expected {low} to {high}")
     arrays = []
@@ -61,7 +73,15 @@ def make_shapes10(
     return tuple(arrays)
 
 
-def _draw(bits: np.random.PCG64, clutter, occlusion, noise, contrast, hint, turn) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    bits: np.random.PCG64,
+    clutter: int,
+    occlusion: float,
+    noise: float,
+    contrast: float,
+    hint: float,
+    turn: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """One chunk: images uint8 (CHUNK, 32, 32, 3) and labels uint8 (CHUNK,)."""
 
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:
@@ -79,13 +99,15 @@ def _draw(bits: np.random.PCG64, clutter, occlusion, noise, contrast, hint, turn
     ground_light = uniform(0.15, 0.85)
     lighter = ((uniform(0, 1) < 0.5) & (ground_light + gap < 0.95)) | (ground_light - gap < 0.05)
     shape_light = (ground_light + np.where(lighter, gap, -gap)).clip(0.05, 0.95)
-    hue = np.where(hinted, (labels * 3 % 10 / _F(10)).astype(_F) + uniform(-0.06, 0.06)[:, 0], uniform(0, 1)[:, 0])
+    favourite = (labels * 3 % 10).astype(_F)[:, None] / _F(10)
+    hue = np.where(hinted[:, None], favourite + uniform(-0.06, 0.06), uniform(0, 1))
     kind = np.where(hinted, labels % TEXTURES, whole(TEXTURES)[:, 0])
-    shape_colour = _colour(hue[:, None], uniform(0.3, 0.9), shape_light)
+    shape_colour = _colour(hue, uniform(0.3, 0.9), shape_light)
     ground_colour = _colour(uniform(0, 1), uniform(0, 0.8), ground_light)
 
     x, y = _pixels()
-    image = _paint(ground_colour, _texture(x, y, whole(TEXTURES)[:, 0], uniform(6, 14), whole(360)), uniform(0, 0.5))
+    ground = _texture(x, y, whole(TEXTURES)[:, 0], uniform(6, 14), whole(360))
+    image = _paint(ground_colour, ground, uniform(0, 0.5))
 
     # the shape
     radius = uniform(6.5, 11.5)
@@ -93,8 +115,8 @@ def _draw(bits: np.random.PCG64, clutter, occlusion, noise, contrast, hint, turn
     u, v = _turn(x - centre[:, :1], y - centre[:, 1:], (whole(2 * turn + 1) - turn) % 360)
     squeeze = uniform(0.8, 1)
     distance = _distance(u / radius, v / (radius * squeeze), labels) * radius * squeeze
-    paint = _paint(shape_colour, _texture(u, v, kind, uniform(3.5, 7), whole(4) * 45), uniform(0.2, 0.6))
-    _cover(image, distance, paint)
+    pattern = _texture(u, v, kind, uniform(3.5, 7), whole(4) * 45)
+    _cover(image, distance, _paint(shape_colour, pattern, uniform(0.2, 0.6)))
 
     # clutter: small discs and bars, some of them on the shape
     shown = whole(clutter + 1)
@@ -114,7 +136,8 @@ def _draw(bits: np.random.PCG64, clutter, occlusion, noise, contrast, hint, turn
     _cover(image, distance, _colour(uniform(0, 1), uniform(0, 0.8), uniform(0.1, 0.9))[:, :, None])
 
     # noise: the sum of two uniform bytes, a triangle around 0
-    grain = bits.random_raw(CHUNK * 3 * SIZE * SIZE // 4).astype("<u8").view(np.uint8).reshape(CHUNK, 3, -1, 2)
+    grain = bits.random_raw(CHUNK * 3 * SIZE * SIZE // 4).astype("<u8").view(np.uint8)
+    grain = grain.reshape(CHUNK, 3, -1, 2)
     grain = (grain[..., 0].astype(_F) + grain[..., 1].astype(_F)) * _F(1 / 255) - _F(1)
     image += grain * (uniform(0.2, 1) * _F(noise))[:, :, None]
     pixels = (image.clip(0, 1) * _F(255) + _F(0.5)).astype(np.uint8)
@@ -149,11 +172,14 @@ def _paint(colour: np.ndarray, texture: np.ndarray, strength: np.ndarray) -> np.
     return colour[:, :, None] * (_F(1) - strength * texture)[:, None]
 
 
-def _texture(x: np.ndarray, y: np.ndarray, kind: np.ndarray, period: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+def _texture(
+    x: np.ndarray, y: np.ndarray, kind: np.ndarray, period: np.ndarray, degrees: np.ndarray
+) -> np.ndarray:
     """Pattern 0..1 at (B, 1024) positions in pixels; kind (B,): 0 plain, 1 gradient, 2 stripes, 3 checks."""
     u, v = _turn(x, y, degrees)
     gradient = (u * _F(1 / 24) + _F(0.5)).clip(0, 1)
-    wave_u, wave_v = (((np.abs((w / period) % _F(1) - _F(0.5)) - _F(0.25)) * period).clip(-0.5, 0.5) for w in (u, v))
+    waves = [(np.abs((w / period) % _F(1) - _F(0.5)) - _F(0.25)) * period for w in (u, v)]
+    wave_u, wave_v = (wave.clip(-0.5, 0.5) for wave in waves)  # borders one pixel wide
     stripes, checks = wave_u + _F(0.5), _F(2) * wave_u * wave_v + _F(0.5)
     return np.select([(kind == k)[:, None] for k in (1, 2, 3)], [gradient, stripes, checks], _F(0))
 
@@ -172,7 +198,7 @@ def _length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _polygon(*corners: tuple[float, float]):
-    """Exact distance to a closed polygon: nearest edge, sign by crossing number (Inigo Quilez, "2D distance functions")."""
+    """Distance to a polygon: nearest edge, sign by crossings (Inigo Quilez, "2D distance functions")."""
 
     def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         nearest, sign = np.full_like(x, 99), np.ones_like(x)

@@ -1,7 +1,7 @@
 """A teacher and a student as one network: compositions, loading orders, converters, `SwapNet`."""
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -166,5 +166,5 @@ def dips(accuracy: Mapping[str, float], order: str | Sequence[int]) -> list[Dip]
         order: as in `loading_order`.
     """
     steps = path(order, len(next(iter(accuracy))))
-    drops = (Dip(a, b, accuracy[a] - accuracy[b]) for a, b in zip(steps, steps[1:], strict=False))
+    drops = (Dip(a, b, accuracy[a] - accuracy[b]) for a, b in pairwise(steps))
     return [dip for dip in drops if dip.points > 0]

@@ -113,7 +113,9 @@ def train(
     split = data.train.to(device)
     steps = len(split) // recipe.batch_size
     if steps == 0:
-        raise TrainingError(f"{len(split)} training images: expected at least one batch of {recipe.batch_size}; lower batch_size")
+        raise TrainingError(
+            f"{len(split)} training images: expected at least one batch of {recipe.batch_size}; lower batch_size"
+        )
     bf16, memory_format = _speed(recipe, device)
     model = objective.model.to(device, memory_format=memory_format)
     optimizer = _optimizer(objective, recipe)
@@ -191,8 +193,9 @@ class _Run:
         try:
             state = torch.load(path, map_location=device, weights_only=True)
             schema, fingerprint = state["schema"], state["run"]
-        except Exception as error:
-            raise TrainingError(f"checkpoint {path}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}); delete it to start anew") from error
+        except Exception as error:  # torch, zipfile and pickle each raise errors of their own for damaged files
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise TrainingError(f"checkpoint {path}: cannot be read ({reason}); delete it to start anew") from error
         if schema != CHECKPOINT_SCHEMA:
             raise TrainingError(f"checkpoint {path}: schema {schema!r}, expected {CHECKPOINT_SCHEMA}; delete it to start anew")
         if fingerprint != self.fingerprint():
@@ -273,6 +276,6 @@ def _check_finite(means: dict[str, float], epoch: int, step: int, recipe: Recipe
     for name, value in means.items():
         if not math.isfinite(value):
             raise TrainingError(
-                f"loss term {name!r} is {value} in epoch {epoch}, by step {step}: expected a finite number; lower the learning rate "
-                f"(lr = {recipe.lr}) or use precision='fp32', then go on from the last checkpoint or start anew"
+                f"loss term {name!r} is {value} in epoch {epoch}, by step {step}: expected a finite number; "
+                f"lower the learning rate (lr = {recipe.lr}) or use precision='fp32', then start anew"
             )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks_for_tests import STUDENT, TEACHER, tiny_data, tiny_net, tiny_pair
+from networks_for_tests import STUDENT, TEACHER, tiny_data, tiny_net
 
 import pwl_lite as pwl
 from pwl_lite.evaluation import composition_costs, lattice_logits

@@ -18,8 +18,7 @@ import papermill
 import pytest
 import run_notebooks
 import stamp_address
-
-from tests.alone import clean_environment
+from alone import clean_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))

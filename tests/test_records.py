@@ -31,6 +31,8 @@ def record(**changes) -> Record:
         "teacher": {"params": 10, "bytes": 40, "macs": 100},
         "student": {"params": 1, "bytes": 4, "macs": 10},
         "lattice": {"SS": 61.25, "TS": 70, "ST": 71.5, "TT": 80.0},
+        "agreement": {"SS": 66.5, "TS": 75.0, "ST": 77.5, "TT": 100.0},
+        "costs": {"SS": {"bytes": 4, "macs": 10}, "TT": {"bytes": 40, "macs": 100}},
         "history": [{"epoch": e, "loss": {"kd": 1.5 / e}, "lr": 0.1, "seconds": 1.25} for e in (1, 2)],
         "weights": "data/weights/shapes10-vgg-quick-seed0",
         "environment": {"python": "3.11"},
@@ -72,6 +74,7 @@ def test_teacher_alone_has_no_student(tmp_path):
         ({"lattice": {"SX": 50.0}}, "lattice has 'SX': 50.0"),
         ({"lattice": {"SS": 101}}, "lattice has 'SS': 101"),
         ({"lattice": {"SS": None}}, "lattice has 'SS': None"),
+        ({"agreement": {"SS": -0.5}}, "agreement has 'SS': -0.5"),
         ({"run": "another"}, "is of pwl/another, expected pwl/shapes10"),
     ],
 )

@@ -63,7 +63,7 @@ def test_whitening_makes_patches_uncorrelated():
 
 
 def test_whitening_needs_twice_the_values_of_a_patch():
-    with pytest.raises(NetworkError, match="16 channels.*needs 24"):
+    with pytest.raises(NetworkError, match=r"16 channels.*needs 24"):
         pwl.whiten_stem(pwl.vgg(pwl.VGGConfig(layers=("8 M", "16"), stem=16)), torch.randn(4, 3, 32, 32))
 
 
@@ -161,7 +161,7 @@ def test_loading_orders():
 
 @pytest.mark.parametrize("order", ["random", [1, 2], [1, 2, 3, 3], [0, 1, 2, 3]])
 def test_a_wrong_order_is_named(order):
-    with pytest.raises(CompositionError, match="loading order .*expected 'prefix', 'suffix', 'contiguous' or a permutation"):
+    with pytest.raises(CompositionError, match=r"loading order .*expected 'prefix', 'suffix', 'contiguous' or a permutation"):
         pwl.loading_order(order, 4)
 
 

@@ -1,4 +1,4 @@
-"""Interactive views of the book. All their data travel in the widget's state, so they also work without a kernel."""
+"""Interactive views of the book. All data are in the widget's state, so they also work without a kernel."""
 
 from .composition_picker import CompositionPicker, picker_samples
 

@@ -28,23 +28,23 @@ SHOWN = 3  # classes per composition
 
 
 class CompositionPicker(anywidget.AnyWidget):
-    """A view in which the reader loads teacher blocks, in any order or one by one, and sees what each composition does.
+    """A view to load teacher blocks in, along an order or one by one, and to see what each composition does.
 
     Args:
-        table: what `evaluate_lattice` gives: a row for each of the 2^N compositions with `composition` and `accuracy`
-            (percent), and where known `agreement` (percent), `bytes` and `macs`.
+        table: what `evaluate_lattice` gives: a row for each of the 2^N compositions with `composition` and
+            `accuracy` (percent), and where known `agreement` (percent), `bytes` and `macs`.
         samples: images with the compositions' answers, see `picker_samples`.
         names: one name for each block; by default block 1 .. block N.
         title: a line above the view.
 
     Attributes:
-        composition: the one shown, such as `"TTSS"`; setting it moves the view, and clicks in the view set it.
+        composition: the one shown, such as `"TTSS"`; setting it moves the view, clicks in the view set it.
         order: the loading order: `"prefix"`, `"suffix"`, `"contiguous"` or a permutation of 1 .. N.
-        loaded: number of teacher blocks in the composition; setting it goes along the order. An ipywidgets slider can be
-            linked to it with `jslink`.
+        loaded: number of teacher blocks in the composition; setting it goes along the order. A slider of
+            ipywidgets can be linked to it with `jslink`.
 
     Raises:
-        CompositionError: a table that does not hold all compositions; a composition or order that does not fit.
+        CompositionError: a table without all compositions; a composition or order that does not fit.
         PWLError: not one name for each block.
     """
 
@@ -82,22 +82,20 @@ class CompositionPicker(anywidget.AnyWidget):
     def from_lattice(
         cls, lattice: Record | Mapping[str, float], title: str | None = None, **options: Any
     ) -> "CompositionPicker":
-        """A view of a record, or of composition -> accuracy in percent: accuracies, and bytes where they are known.
-
-        A record holds the bytes and multiply-accumulates of the two whole networks, so these are shown for SS..S and
-        TT..T only.
-        """
-        known: dict[str, dict[str, Any]] = {}
-        accuracy = lattice
-        if isinstance(lattice, Record):
-            accuracy = lattice.lattice
-            n = len(next(iter(accuracy), ""))
-            known = {"T" * n: lattice.teacher or {}, "S" * n: lattice.student or {}}
+        """A view of a record with all that it measured, or of composition -> accuracy in percent alone."""
+        if not isinstance(lattice, Record):
+            rows = [{"composition": c, "accuracy": a} for c, a in lattice.items()]
+        else:
             title = title if title is not None else f"{lattice.experiment}/{lattice.run}"
-        rows = [
-            {"composition": c, "accuracy": a, **{m: known.get(c, {}).get(m) for m in ("bytes", "macs")}}
-            for c, a in accuracy.items()
-        ]
+            rows = [
+                {
+                    "composition": c,
+                    "accuracy": a,
+                    "agreement": lattice.agreement.get(c),
+                    **lattice.costs.get(c, {}),
+                }
+                for c, a in lattice.lattice.items()
+            ]
         return cls(pd.DataFrame(rows, dtype=object), title=title or "", **options)
 
     @traitlets.validate("composition")
@@ -139,14 +137,14 @@ def picker_samples(
 ) -> dict[str, Any]:
     """Test images with the three likeliest classes of every composition, for `CompositionPicker`.
 
-    A third of the images are the first on which all compositions agree, the others the first on which they do not: a
-    random choice would hardly ever show a change.
+    A third of the images are the first on which all compositions agree, the others the first on which they
+    do not: a random choice would hardly ever show a change.
 
     Args:
         net: the trained network.
         data: its first 400 test images are looked at.
         n: number of images.
-        allow_photographs: the pixels become part of the notebook when it is saved. Images of data sets that are not drawn
+        allow_photographs: the pixels become part of the notebook when it is saved. Images that are not drawn
             by code may not be passed on freely, so they are refused unless this is set.
 
     Raises:
@@ -154,8 +152,8 @@ def picker_samples(
     """
     if data.name not in DRAWN and not allow_photographs:
         raise DataError(
-            f"samples of {data.name!r}: expected {' or '.join(DRAWN)}, since the images are stored in the notebook; leave "
-            "the samples out, or pass allow_photographs=True in a notebook that stays with you"
+            f"samples of {data.name!r}: expected {' or '.join(DRAWN)}, since the images are stored in the "
+            "notebook; leave them out, or pass allow_photographs=True in a notebook that stays with you"
         )
     split = data.test.subset(min(LOOK_AT, len(data.test)))
     net.eval()

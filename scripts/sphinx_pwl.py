@@ -1,0 +1,87 @@
+"""The book's own Sphinx extension (named in _config.yml).
+
+- Images made by cells get their alt text from the output's metadata, where pwl_lite.plots.show puts it; an
+  image without one is a warning.
+- Without a finished web_static/vendor/ (see scripts/vendor.py) pages load the same scripts from public
+  CDNs.
+- While the repository's address is not set, links into the repository are left out of the pages' header.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+MATHJAX_CDN = "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-mml-chtml.js"
+REQUIRE_CDN = "https://cdn.jsdelivr.net/npm/requirejs@2.3.8/require.min.js"
+WIDGETS_CDN = "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@1.0.15/dist/embed-amd.js"
+
+
+def choose_scripts(app: Sphinx, config: Config) -> None:
+    """Point to CDNs if the vendor folder is not there."""
+    if (Path(app.srcdir) / "web_static" / "vendor" / "COMPLETE").is_file():
+        return
+    logger.info(
+        "web_static/vendor is not filled: pages will load MathJax and the widget manager from public CDNs"
+    )
+    config.mathjax_path = MATHJAX_CDN
+    config.nb_ipywidgets_js = {
+        REQUIRE_CDN: {"crossorigin": "anonymous"},
+        WIDGETS_CDN: {"crossorigin": "anonymous"},
+    }
+
+
+def hide_unset_address(app: Sphinx, config: Config) -> None:
+    """Leave out buttons that would lead nowhere."""
+    options = config.html_theme_options
+    if "OWNER_NOT_SET" in options.get("repository_url", ""):
+        for button in ("use_repository_button", "use_issues_button", "use_edit_page_button"):
+            options[button] = False
+        options["launch_buttons"] = {}
+
+
+def alt_texts(notebook: Path) -> dict[str, str]:
+    """{stem of the file name that MyST-NB gives an output image, its sha256: its alt text}."""
+    found = {}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            for mime, content in output.get("data", {}).items():
+                if not mime.startswith("image/"):
+                    continue
+                text = "".join(content)
+                if mime == "image/svg+xml":
+                    image = os.linesep.join(text.splitlines()).encode()
+                else:
+                    image = base64.b64decode(text)
+                about = output.get("metadata", {}).get(mime, {})
+                found[hashlib.sha256(image).hexdigest()] = (
+                    about.get("alt", "") if isinstance(about, dict) else ""
+                )
+    return found
+
+
+def set_alt_texts(app: Sphinx, doctree: nodes.document) -> None:
+    """Give every image of this page its alt text."""
+    source = Path(app.env.doc2path(app.env.docname))
+    texts = alt_texts(source) if source.suffix == ".ipynb" else {}
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt"):
+            image["alt"] = texts.get(Path(image["uri"]).stem, "")
+        if not image["alt"]:
+            logger.warning("an image without alt text: %s", image["uri"], location=app.env.docname)
+
+
+def setup(app: Sphinx) -> dict:
+    # Before MyST-NB (priority 500) reads its settings.
+    app.connect("config-inited", choose_scripts, priority=100)
+    app.connect("config-inited", hide_unset_address, priority=100)
+    app.connect("doctree-read", set_alt_texts)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,287 @@
+"""The project's own files agree with each other, and its scripts do what they say."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import check_site
+import nbformat
+import pytest
+import run_notebooks
+import stamp_address
+import yaml
+from alone import clean_environment
+
+import pwl_lite
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ADDRESS = PROJECT["tool"]["pwl"]["repository"]
+
+
+def call(*command: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command to its end, with its output as text."""
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+# --- files that must agree -------------------------------------------------------------------------------
+
+
+def test_address_is_the_same_everywhere():
+    assert not stamp_address.changes(ROOT), "run python scripts/stamp_address.py"
+    assert yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"] == ADDRESS
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"] == ADDRESS
+    readme = (ROOT / "README.md").read_text()
+    assert f"git clone {ADDRESS}\n" in readme
+    assert f"pip install git+{ADDRESS}\n" in readme
+    assert stamp_address.colab_link(ADDRESS, "01_waiting_for_weights.ipynb") in readme
+
+
+def test_version_is_the_same_everywhere():
+    version = PROJECT["project"]["version"]
+    assert pwl_lite.__version__ == version
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_requirements_are_pinned_and_the_package_gives_lower_bounds_only():
+    lines = re.findall(r"^[^#\n].*$", (ROOT / "requirements.txt").read_text(), flags=re.M)
+    pinned = dict(re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups() for line in lines)
+    assert len(pinned) == len(lines)
+    for need in PROJECT["project"]["dependencies"]:
+        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups()
+        assert tuple(map(int, bound.split("."))) <= tuple(map(int, pinned[name].split("."))), need
+
+
+def test_table_of_contents_names_existing_files():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    assert len(set(files)) == len(files)
+    for name in files:
+        assert [p for p in (ROOT / "book").glob(Path(name).name + ".*") if p.suffix in (".md", ".ipynb")], (
+            name
+        )
+
+
+def test_help_lists_every_target():
+    phony = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)[1].split())
+    listed = set(re.findall(r"^  make ([\w-]+) ", call("make", "help").stdout, flags=re.M))
+    assert listed == phony
+
+
+def test_page_scripts_are_named_with_exact_versions_and_hashes():
+    text = (ROOT / "web_static" / "vendor.json").read_text()
+    assert "://" not in text, "no registry is named: npm knows its own"
+    for package in json.loads(text)["packages"]:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"])
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", package["integrity"])
+        # The pages that fall back to a CDN load the same version.
+        cdn = (ROOT / "scripts" / "sphinx_pwl.py").read_text()
+        assert f"/{package['name']}@{package['version']}/" in cdn
+
+
+def test_markdown_pages_have_alt_texts_and_no_outside_images():
+    for path in [ROOT / "README.md", *(ROOT / "book").glob("*.md")]:
+        text = path.read_text()
+        for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)", text):
+            assert len(alt) > 10, f"{path.name}: {target} has no alt text"
+            assert "://" not in target, f"{path.name}: {target} is an outside image"
+
+
+# --- the wheel -------------------------------------------------------------------------------------------
+
+
+def test_wheel_holds_the_package_and_the_shipped_data(wheel):
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("pwl_lite/")}
+    package = (ROOT / "pwl_lite").rglob("*")
+    expected = {str(p.relative_to(ROOT)) for p in package if p.suffix in (".py", ".js", ".css")}
+    for folder in ("results", "weights"):
+        for path in (ROOT / "data" / folder).rglob("*"):
+            if path.is_file():
+                expected.add(f"pwl_lite/_data/{path.relative_to(ROOT / 'data')}")
+    assert inside == expected
+    assert wheel.stat().st_size < 25e6
+
+
+def test_installed_package_finds_its_own_records(alone, tmp_path):
+    code = "import pwl_lite, pwl_lite.records as r; print(pwl_lite.__file__, r.data_folder())"
+    run = subprocess.run(
+        [alone, "-c", code], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    module, data = map(Path, run.stdout.split())
+    assert module.is_relative_to(alone.parent.parent)
+    assert data == module.parent / "_data"
+
+
+# --- scripts ---------------------------------------------------------------------------------------------
+
+
+def test_stamping_changes_chapters_texts_and_nothing_else(tmp_path):
+    for name in ("pyproject.toml", "_config.yml", "README.md", "CITATION.cff", "book"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    settings = tmp_path / "pyproject.toml"
+    other = "https://github.com/someone-else/another.name"
+    settings.write_text(settings.read_text().replace(f'repository = "{ADDRESS}"', f'repository = "{other}"'))
+    script = ROOT / "scripts" / "stamp_address.py"
+    check = call(sys.executable, script, "--check", "--root", tmp_path)
+    assert check.returncode == 1 and "README.md" in check.stderr and "01_waiting" in check.stderr
+    assert call(sys.executable, script, "--root", tmp_path).returncode == 0
+    assert call(sys.executable, script, "--check", "--root", tmp_path).returncode == 0
+    old = "/".join(ADDRESS.split("/")[-2:])
+    for path in [p for p in tmp_path.rglob("*") if p.suffix in (".md", ".ipynb", ".yml", ".cff", ".toml")]:
+        assert old not in path.read_text(), path
+    nb = nbformat.read(tmp_path / "book" / "01_waiting_for_weights.ipynb", as_version=4)
+    link = "github/someone-else/another.name/blob/main/book/01_waiting_for_weights.ipynb)"
+    assert link in nb.cells[0].source
+    assert f'"git+{other}"' in next(c for c in nb.cells if "setup" in c.metadata.get("tags", [])).source
+
+
+def notebook_with_widgets() -> nbformat.NotebookNode:
+    """Linked widgets, a stream in pieces, a solution."""
+    sources = [
+        "import ipywidgets as w\nbox = w.Stack([w.HTML('a'), w.Output()])\nslider = w.IntSlider(max=1)",
+        "w.jslink((slider, 'value'), (box, 'selected_index'))\nw.VBox([slider, box, w.Text(), w.Text()])",
+        "import time\nfor i in range(3):\n    print(i, flush=True)\n    time.sleep(0.05)",
+        "1 + 1",
+    ]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    nb.cells[-1].metadata.tags = ["solution"]
+    return nb
+
+
+def test_executing_a_notebook_twice_gives_the_same_file(tmp_path):
+    texts = []
+    for _ in range(2):
+        nb = run_notebooks.normalise(run_notebooks.execute(notebook_with_widgets(), tmp_path))
+        nbformat.validate(nb)
+        texts.append(nbformat.writes(nb))
+        assert nbformat.writes(run_notebooks.normalise(nb)) == texts[-1]
+    assert texts[0] == texts[1]
+    view = nb.cells[1].outputs[0].data[run_notebooks.WIDGET_VIEW]["model_id"]
+    state = nb.metadata.widgets[run_notebooks.WIDGET_STATE]["state"]
+    assert state[view]["model_name"] == "VBoxModel"
+    assert "LinkModel" in {model["model_name"] for model in state.values()}
+    for model in state.values():
+        for reference in run_notebooks.REFERENCE.findall(json.dumps(model)):
+            assert reference in state
+    assert [o.text for o in nb.cells[2].outputs] == ["0\n1\n2\n"]
+    assert nb.cells[3].metadata.jupyter.source_hidden and "hide-cell" in nb.cells[3].metadata.tags
+
+
+def test_without_npm_registry_the_scripts_are_left_to_cdns(tmp_path):
+    run = call(
+        sys.executable,
+        ROOT / "scripts" / "vendor.py",
+        "--into",
+        tmp_path / "vendor",
+        npm_config_registry="http://127.0.0.1:9",
+        npm_config_cache=str(tmp_path / "npm"),  # or npm would take the packages from its own cache
+    )
+    assert run.returncode == 0, run.stderr
+    assert "its pages load these scripts from public CDNs instead" in run.stdout
+    assert not (tmp_path / "vendor").exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".vendor")]
+
+
+PAGE = """\
+# A page
+
+$x^2$ and a [link](other.md#a-place).
+"""
+
+
+def small_book(folder: Path, vendored: bool) -> Path:
+    """Build two pages with the settings of this book; returns the folder of the site."""
+    (folder / "book").mkdir(parents=True)
+    (folder / "book" / "intro.md").write_text(PAGE)
+    (folder / "book" / "other.md").write_text("# Other\n\n## A place\n\nWords.\n")
+    (folder / "book" / "references.bib").write_text("")
+    nb = notebook_with_widgets()
+    nb.cells = nb.cells[:2]
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("# Widgets"))
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    nb.cells.append(
+        nbformat.v4.new_code_cell(
+            f"dot = {{'image/png': '{dot}'}}\nalt = {{'image/png': {{'alt': 'one small dot'}}}}\n"
+            "display(dot, raw=True, metadata=alt)"
+        )
+    )
+    nb = run_notebooks.normalise(run_notebooks.execute(nb, folder))
+    nbformat.write(nb, folder / "book" / "widgets.ipynb")
+    toc = {
+        "format": "jb-book",
+        "root": "book/intro",
+        "chapters": [{"file": "book/other"}, {"file": "book/widgets"}],
+    }
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
+    shutil.copy(ROOT / "_config.yml", folder)
+    (folder / "web_static").mkdir()
+    shutil.copy(ROOT / "web_static" / "pwl.css", folder / "web_static")
+    (folder / "scripts").symlink_to(ROOT / "scripts")
+    if vendored:
+        scripts = ("require.js", "require-config.js", "embed-amd.js", "mathjax/tex-mml-chtml.js", "COMPLETE")
+        for name in scripts:
+            path = folder / "web_static" / "vendor" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+    build = "from jupyter_book.cli.main import main; main()"
+    run = call(sys.executable, "-c", build, "build", folder, "-W", "--keep-going", cwd=folder)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return folder / "_build" / "html"
+
+
+@pytest.mark.parametrize("vendored", [True, False], ids=["own scripts", "CDN scripts"])
+def test_pages_load_from_their_own_site_or_from_cdns(tmp_path, vendored):
+    site = small_book(tmp_path, vendored)
+    page = check_site.Page(site / "book" / "widgets.html")
+    scripts = [address for address in page.loads if ".js" in address]
+    wanted = (
+        "vendor/embed-amd.js" if vendored else "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@"
+    )
+    assert sum(wanted in script for script in scripts) == 1
+    outside = {
+        a for p in ("intro", "other", "widgets") for a in check_site.Page(site / "book" / f"{p}.html").loads
+    }
+    assert any(check_site.outside(address) for address in outside) != vendored
+    assert "OWNER_NOT_SET" not in (site / "book" / "intro.html").read_text()
+    assert 'alt="one small dot"' in (site / "book" / "widgets.html").read_text()
+    assert (site / "index.html").is_file()
+    assert check_site.problems(site) == []
+
+
+def test_check_site_finds_what_is_wrong(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<img src="b.png"><img src="https://example.org/c.png" alt="c"><a href="nowhere.html">x</a>'
+        '<a href="#gone">y</a><a href="https://example.org">fine</a><p id="here"></p><a href="#here">fine</a>'
+    )
+    (tmp_path / "b.png").write_text("")
+    (tmp_path / "_static" / "vendor").mkdir(parents=True)
+    (tmp_path / "_static" / "vendor" / "COMPLETE").write_text("")
+    assert check_site.problems(tmp_path) == [
+        "a.html: image without alt text: b.png",
+        "a.html: loads https://example.org/c.png",
+        "a.html: no such file: nowhere.html",
+        "a.html: no such place: #gone",
+    ]
+
+
+def test_make_refuses_an_old_python_with_a_clear_message(tmp_path):
+    old = tmp_path / "python3.8"
+    old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.8.1' && exit 0\nexit 1\n")
+    old.chmod(0o755)
+    run = call("make", "install", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+    assert run.returncode != 0
+    assert "Python 3.8.1 is too old: Python 3.11 or newer is needed" in run.stderr
+    assert not (tmp_path / "venv").exists()
+    run = call("make", "install", f"PYTHON={tmp_path / 'nothing'}", f"VENV={tmp_path / 'venv'}")
+    assert run.returncode != 0 and "was not found; install Python 3.11" in run.stderr
