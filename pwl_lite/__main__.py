@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from .datasets import Dataset
 
 PACKAGES = (
-    "torch torchvision numpy pandas safetensors tqdm matplotlib seaborn ipywidgets anywidget "
-    "jupyter-book nbval papermill"
+    "torch torchvision numpy pandas safetensors tqdm matplotlib seaborn ipywidgets anywidget jupyter-book nbval papermill"
 ).split()
 
 
@@ -37,11 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pwl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = (
-            "; the same command with --resume goes on after the last finished epoch"
-            if "resume" in args
-            else ""
-        )
+        hint = "; the same command with --resume goes on after the last finished epoch" if "resume" in args else ""
         print(f"\npwl: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
@@ -93,9 +88,7 @@ def train(args: argparse.Namespace) -> None:
     }
     save_blocks(net, folder, classes=data.classes, mean=data.mean, std=data.std, extra=extra)
     checkpoint.unlink(missing_ok=True)
-    print(
-        f"{percent:.2f} % of {len(data.test):,} test images after epoch {recipe.epochs}; blocks in {folder}"
-    )
+    print(f"{percent:.2f} % of {len(data.test):,} test images after epoch {recipe.epochs}; blocks in {folder}")
 
 
 def reproduce(args: argparse.Namespace) -> None:
@@ -137,9 +130,7 @@ def evaluate(args: argparse.Namespace) -> None:
     net = load_blocks(folder)
     swappable = isinstance(net, SwapNet)
     if args.composition is not None and not swappable:
-        raise CompositionError(
-            f"composition {args.composition!r}: {folder} holds a single network; leave --composition out"
-        )
+        raise CompositionError(f"composition {args.composition!r}: {folder} holds a single network; leave --composition out")
     if args.composition is not None:
         check_composition(args.composition, net.num_blocks)
     data = _dataset(args.dataset, args.root)
@@ -257,9 +248,7 @@ def _teacher(name: str, data: "Dataset") -> "BlockNet":
 def _check_classes(data: "Dataset", classes: list[str], folder: Path) -> None:
     if list(data.classes) != classes:
         found, expected = (f"{', '.join(names[:3])}, ... ({len(names)})" for names in (data.classes, classes))
-        raise DataError(
-            f"dataset {data.name!r} has the classes {found}: expected those of {folder}, {expected}"
-        )
+        raise DataError(f"dataset {data.name!r} has the classes {found}: expected those of {folder}, {expected}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -276,43 +265,29 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_data(sub: argparse.ArgumentParser, **settings) -> None:
         sub.add_argument("--dataset", help="cifar10, cifar100, shapes10 or folder", **settings)
-        sub.add_argument(
-            "--root", metavar="FOLDER", help="of the data set `folder`: holds train/CLASS/*.png and test/..."
-        )
+        sub.add_argument("--root", metavar="FOLDER", help="of the data set `folder`: holds train/CLASS/*.png and test/...")
 
     def add_run(sub: argparse.ArgumentParser) -> None:
         add_data(sub)
         sub.add_argument("--family", default="vgg", help="of the networks (default: vgg)")
         sub.add_argument("--seed", type=int, default=0)
-        sub.add_argument(
-            "--resume", action="store_true", help="go on after the last finished epoch of this run"
-        )
+        sub.add_argument("--resume", action="store_true", help="go on after the last finished epoch of this run")
         sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("train", train, "train one network and save its blocks")
     add_run(sub)
     sub.add_argument("--profile", default="quick", help="quick, cifar or paper (default: quick)")
-    sub.add_argument(
-        "--network", choices=("teacher", "student"), default="teacher", help="of the profile's pair"
-    )
+    sub.add_argument("--network", choices=("teacher", "student"), default="teacher", help="of the profile's pair")
     sub.add_argument("--objective", choices=("supervised", "kd"), default="supervised")
-    sub.add_argument(
-        "--teacher", metavar="WEIGHTS", help="for kd: a folder of blocks, or the name of shipped weights"
-    )
+    sub.add_argument("--teacher", metavar="WEIGHTS", help="for kd: a folder of blocks, or the name of shipped weights")
     sub.add_argument("--epochs", type=int, help="instead of the profile's")
     sub.add_argument("--out", metavar="FOLDER", help="default: runs/weights/<name of the run>")
 
-    sub = command(
-        "reproduce", reproduce, "train teacher, KD student and PWL student of a profile; write records"
-    )
+    sub = command("reproduce", reproduce, "train teacher, KD student and PWL student of a profile; write records")
     sub.add_argument("profile", metavar="PROFILE", help="quick, cifar or paper")
     add_run(sub)
-    sub.add_argument(
-        "--teacher-seed", type=int, metavar="N", help="use, or first train, the teacher of this seed"
-    )
-    sub.add_argument(
-        "--out", metavar="FOLDER", default="runs", help="gets results/ and weights/ (default: runs)"
-    )
+    sub.add_argument("--teacher-seed", type=int, metavar="N", help="use, or first train, the teacher of this seed")
+    sub.add_argument("--out", metavar="FOLDER", default="runs", help="gets results/ and weights/ (default: runs)")
 
     sub = command("evaluate", evaluate, "accuracy of saved weights: of all compositions, or of one")
     sub.add_argument("weights", metavar="WEIGHTS", help="a folder of blocks, or the name of shipped weights")
@@ -324,9 +299,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("data", data, "fill the data cache")
     actions = sub.add_subparsers(required=True, metavar="prepare")
-    prepare = actions.add_parser(
-        "prepare", help="download and unpack data sets, or check those that are there"
-    )
+    prepare = actions.add_parser("prepare", help="download and unpack data sets, or check those that are there")
     prepare.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, shapes10")
 
     command("doctor", doctor, "what is installed, which data is in reach, device and speed features")

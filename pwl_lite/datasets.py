@@ -210,9 +210,9 @@ def augment(images: Tensor, flip: bool = True, crop: int = 2, cutout: int = 0) -
         source = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
         images = images.reshape(batch, channels, -1).gather(2, source).view(images.shape)
     if cutout:
-        corner = torch.randint(-(cutout // 2), height - cutout // 2, (2, batch, 1), device=device)
-        row = torch.arange(height, device=device) - corner[0]
-        column = torch.arange(width, device=device) - corner[1]
+        top, left = (torch.randint(side, (batch, 1), device=device) - cutout // 2 for side in (height, width))
+        row = torch.arange(height, device=device) - top
+        column = torch.arange(width, device=device) - left
         hidden = ((row >= 0) & (row < cutout))[:, :, None] & ((column >= 0) & (column < cutout))[:, None, :]
         images = images.masked_fill(hidden[:, None], 127)
     return images
@@ -241,9 +241,10 @@ def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     for chunk in images.split(1000):
         for channel in range(len(counts)):
             counts[channel] += np.bincount(chunk[:, channel].numpy().ravel(), minlength=256)
-    values, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
-    mean = shares @ values
-    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1e-12))  # not 0, also if all is one flat colour
+    values, pixels = np.arange(256), counts.sum(1)
+    mean = (counts * values).sum(1) / pixels
+    variance = (counts * values**2).sum(1) / pixels - mean**2
+    mean, std = mean / 255, np.sqrt(np.maximum(variance, 1e-6)) / 255  # not 0, also if all is one flat colour
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

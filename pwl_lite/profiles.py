@@ -50,9 +50,10 @@ def _fast_vgg(*layers: str) -> dict[str, Any]:
 QUICK = Profile(
     name="quick",
     dataset="shapes10",
-    networks={"vgg": (_vgg("16 M 16", "32 M 32", "64 M 64", "64 64"), _vgg("8 M", "16s M", "24s M", "32s"))},
-    teacher=Recipe(epochs=4, batch_size=128, lr=0.1, label_smoothing=0.0),
-    student=Recipe(epochs=4, batch_size=128, lr=0.1),
+    networks={"vgg": (_vgg("16 M 16", "32 M 32", "64 M 64", "64 64"), _vgg("8 M 8", "16 M 16", "24 M 32s", "48s"))},
+    teacher=Recipe(epochs=4, batch_size=128, lr=1e-2, optimizer="adamw", weight_decay=0.05),
+    student=Recipe(epochs=4, batch_size=128, lr=1e-2, optimizer="adamw", weight_decay=0.05),
+    progressive={"converter_lr": 1.0},
 )
 
 CIFAR = Profile(
@@ -67,7 +68,8 @@ CIFAR = Profile(
     teacher=Recipe(
         epochs=24, batch_size=512, lr=0.75, momentum=0.85, bias_lr=32, weight_decay=1.33e-3, label_smoothing=0.1, warmup=0.23
     ),
-    student=Recipe(epochs=12, batch_size=512, lr=0.75, momentum=0.85, bias_lr=32, weight_decay=1.33e-3, warmup=0.23),
+    student=Recipe(epochs=10, batch_size=512, lr=4e-3, optimizer="adamw", weight_decay=0.05),
+    progressive={"converter_lr": 1.0, "cross": 1.0, "cross_norm": "running"},
 )
 
 PAPER = Profile(

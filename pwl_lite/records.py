@@ -84,9 +84,7 @@ class Record:
                     rows = (json.dumps(v, allow_nan=False, ensure_ascii=False) for v in value)
                     text = "[\n  " + ",\n  ".join(rows) + "\n ]"
             except (TypeError, ValueError) as error:
-                raise RecordError(
-                    f"record {self.run!r}: {name}: {error}; expected only what JSON holds"
-                ) from error
+                raise RecordError(f"record {self.run!r}: {name}: {error}; expected only what JSON holds") from error
             lines.append(f' "{name}": {text}')
         write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
         return path
@@ -105,21 +103,15 @@ def load_record(experiment: str, run: str, folder: str | os.PathLike | None = No
     root = Path(folder) if folder is not None else find_results()
     path = _path(root, experiment, run)
     if not path.is_file():
-        raise RecordError(
-            f"no record {run!r} of {experiment!r} in {root}: there are {_listing(root, experiment)}"
-        )
+        raise RecordError(f"no record {run!r} of {experiment!r} in {root}: there are {_listing(root, experiment)}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path}: cannot be read as JSON ({error}); restore it or run the experiment again"
-        ) from error
+        raise RecordError(f"{path}: cannot be read as JSON ({error}); restore it or run the experiment again") from error
     _check(values, str(path))
     if (values["experiment"], values["run"]) != (experiment, run):
         found = f"{values['experiment']}/{values['run']}"
-        raise RecordError(
-            f"{path}: is of {found}, expected {experiment}/{run}; a record is never copied or renamed"
-        )
+        raise RecordError(f"{path}: is of {found}, expected {experiment}/{run}; a record is never copied or renamed")
     return Record(**values)
 
 
@@ -138,9 +130,7 @@ def load_records(experiment: str, folder: str | os.PathLike | None = None, **fil
             raise UnknownNameError("field of a record", name, FIELDS)
     if not _path(root, experiment, "any").parent.is_dir():
         raise RecordError(f"no experiment {experiment!r} in {root}: there are {_listing(root)}")
-    records = [
-        load_record(experiment, file.stem, root) for file in sorted((root / experiment).glob("*.json"))
-    ]
+    records = [load_record(experiment, file.stem, root) for file in sorted((root / experiment).glob("*.json"))]
     records = [r for r in records if all(getattr(r, name) == value for name, value in filters.items())]
     return sorted(records, key=lambda r: (re.sub(r"\d+", "", r.run), r.seed))  # seed10 after seed2
 
@@ -177,9 +167,7 @@ def commit() -> str:
             "--exclude=*",
         ]
         try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True, timeout=30
-            ).stdout.strip()
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
         except (OSError, subprocess.SubprocessError):  # no git, or nothing committed yet
             pass
     return __version__
@@ -200,9 +188,7 @@ def find_results() -> Path:
     """The folder of the records that come with the book. Raises RecordError if there is none."""
     folder = data_folder() / "results"
     if not folder.is_dir():
-        raise RecordError(
-            f"no records in {folder}: make them with `pwl reproduce`, or install pwl_lite again"
-        )
+        raise RecordError(f"no records in {folder}: make them with `pwl reproduce`, or install pwl_lite again")
     return folder
 
 
@@ -251,9 +237,7 @@ def claim(sentence: str, *actual: float) -> None:
     for text, value in zip(stated, map(float, actual), strict=True):
         number, digits = float(text.replace("−", "-").replace(",", "")), _last_digit(text)
         if not abs(number - value) <= digits / 2 + 1e-9 * abs(number):  # `not <=`, so that NaN never passes
-            raise ClaimError(
-                f"claim {sentence!r}: states {text}, the actual value is {value:.10g}; correct the sentence"
-            )
+            raise ClaimError(f"claim {sentence!r}: states {text}, the actual value is {value:.10g}; correct the sentence")
     print(f"✓ {sentence}")
 
 
@@ -301,14 +285,10 @@ def _listing(root: Path, experiment: str | None = None) -> str:
 def _check(values: Any, source: str) -> None:
     """Check schema, names and types of a record's fields. `source` names it in errors."""
     if not isinstance(values, dict):
-        raise RecordError(
-            f"{source}: a {type(values).__name__}, expected an object with the fields of a record"
-        )
+        raise RecordError(f"{source}: a {type(values).__name__}, expected an object with the fields of a record")
     schema = values.get("schema")
     if type(schema) is not int or schema != SCHEMA:
-        raise RecordError(
-            f"{source}: schema {schema!r}, expected {SCHEMA}; is it of another version of pwl_lite?"
-        )
+        raise RecordError(f"{source}: schema {schema!r}, expected {SCHEMA}; is it of another version of pwl_lite?")
     unknown, missing = set(values) - set(FIELDS), set(FIELDS) - set(values)
     for problem, names in (("unknown field", unknown), ("missing field", missing)):
         if names:
@@ -317,15 +297,11 @@ def _check(values: Any, source: str) -> None:
         kind = _KINDS.get(name, dict)
         if not isinstance(value, kind) or isinstance(value, bool):
             expected = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise RecordError(
-                f"{source}: {name} is {value!r}, expected {expected.replace('NoneType', 'null')}"
-            )
+            raise RecordError(f"{source}: {name} is {value!r}, expected {expected.replace('NoneType', 'null')}")
     for name in ("lattice", "agreement"):
         for composition, percent in values[name].items():
             if set(composition) - set("ST") or type(percent) not in (int, float) or not 0 <= percent <= 100:
-                raise RecordError(
-                    f"{source}: {name} has {composition!r}: {percent!r}, expected letters S and T, and percent"
-                )
+                raise RecordError(f"{source}: {name} has {composition!r}: {percent!r}, expected letters S and T, and percent")
 
 
 _KINDS: dict[str, Any] = {

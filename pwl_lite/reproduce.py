@@ -1,6 +1,6 @@
 """`pwl reproduce`: teacher, plain KD student and PWL student of one profile, as records and weights on disk."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,8 @@ class _Reproduction:
         weights: str | None = None,
         table: pd.DataFrame | None = None,
     ) -> Record:
-        recipe = self.profile.teacher if experiment == "teacher" else self.profile.student
+        profile = self.profile.with_seed(seed)
+        recipe = asdict(profile.teacher if experiment == "teacher" else profile.student)
         record = Record(
             experiment=experiment,
             run=self.name(seed),
@@ -145,7 +146,7 @@ class _Reproduction:
             family=self.family,
             seed=seed,
             objective=objective.settings(),
-            recipe=vars(replace(recipe, seed=seed)).copy(),
+            recipe=recipe,
             teacher=_size(teacher),
             student=_size(student) if student is not None else None,
             lattice={composition: round(percent, 2) for composition, percent in lattice.items()},

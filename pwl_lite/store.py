@@ -147,9 +147,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise StoreError(
-            f"{path}: missing; written last, so this save is incomplete: save it again"
-        ) from None
+        raise StoreError(f"{path}: missing; written last, so this save is incomplete: save it again") from None
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: cannot be read as JSON ({error}); save or copy it again") from error
     return check_manifest(manifest, str(path))
@@ -269,9 +267,7 @@ def build_from_manifest(
             raise StoreError(f"{source}: teacher and student do not fit together: {error}") from error
 
 
-def read_shard(
-    folder: str | os.PathLike, manifest: dict, name: str, verify: bool = True
-) -> dict[str, Tensor]:
+def read_shard(folder: str | os.PathLike, manifest: dict, name: str, verify: bool = True) -> dict[str, Tensor]:
     """The tensors of one shard, checked against the manifest. Raises StoreError naming file and reason."""
     entry = manifest["shards"][name]
     path = Path(folder) / entry["file"]
@@ -302,9 +298,7 @@ def decode_shard(data: bytes, entry: dict, source: str, *, verify: bool = True) 
     digest = hashlib.sha256(data).hexdigest() if verify else entry["sha256"]
     if digest != entry["sha256"]:
         found, expected = digest[:12], entry["sha256"][:12]
-        raise StoreError(
-            f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again"
-        )
+        raise StoreError(f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again")
     try:
         return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:

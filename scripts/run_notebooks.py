@@ -11,7 +11,6 @@ print is left as it is.
 import argparse
 import hashlib
 import json
-import os
 import re
 import sys
 import time
@@ -27,7 +26,8 @@ WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 REFERENCE = re.compile(r"IPY_MODEL_([0-9a-f]{32})")
 # tqdm's "3/5 [00:01<00:02, 1.20it/s, loss=0.3]" in the state of a progress widget: other times at every run.
-PROGRESS = re.compile(r"\[(?:\d+:)?\d+:\d+<(?:(?:\d+:)?\d+:\d+|\?), [^,\]]*(?:it/s|s/it)")
+PROGRESS = re.compile(r"\[(?:\d+:)?\d+:\d+(?:<|&lt;)(?:(?:\d+:)?\d+:\d+|\?),[^,\]]*(?:,\s*([^\]]*))?\]")
+ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {
     "codemirror_mode": {"name": "ipython", "version": 3},
@@ -64,6 +64,9 @@ def normalise(notebook: dict) -> nbformat.NotebookNode:
         cell.outputs = join_streams(cell.outputs)
         for output in cell.outputs:
             output.pop("transient", None)
+            data = output.get("data", {})
+            if WIDGET_VIEW in data and "text/plain" in data:  # shown only where the widget cannot be
+                data["text/plain"] = ADDRESS.sub("0x000000000000", data["text/plain"])
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
     if widgets is not None:
@@ -121,7 +124,7 @@ def renumber_widgets(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
             model["state"]["msg_id"] = ""
         for key, value in model.get("state", {}).items():
             if isinstance(value, str):
-                model["state"][key] = PROGRESS.sub("[", value)
+                model["state"][key] = PROGRESS.sub(r"\1", value)
     text = json.dumps(nb)
     pattern = re.compile("|".join(map(re.escape, new)) or r"(?!)")
     return nbformat.from_dict(json.loads(pattern.sub(lambda m: new[m[0]], text)))
@@ -130,11 +133,9 @@ def renumber_widgets(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def execute(nb: nbformat.NotebookNode, folder: Path, timeout: float = 300) -> nbformat.NotebookNode:
     """Run all cells in a fresh kernel of this environment."""
     from nbclient import NotebookClient
-    from traitlets.config import Config
 
     nb.metadata.pop("widgets", None)
-    local = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})  # no open ports
-    client = NotebookClient(nb, timeout=timeout, kernel_name="python3", record_timing=False, config=local)
+    client = NotebookClient(nb, timeout=timeout, kernel_name="python3", record_timing=False)
     client.execute(cwd=str(folder))
     return nb
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pwl_lite.__main__ import main
@@ -77,16 +78,10 @@ def test_reproduce_writes_records_and_weights_that_evaluate_confirms(reproduced,
     rows = dict(re.findall(r"^ *([ST]{4}) +([\d.]+)", out, re.MULTILINE))
     assert set(rows) == set(lattice)
     for composition, percent in rows.items():
-        assert (
-            abs(float(percent) - lattice[composition]) <= 2.5
-        )  # one image of 40: the order of sums may differ
-    code, one, _ = pwl(
-        f"evaluate {weights_of(reproduced)} --dataset folder --root {images} --composition TTSS"
-    )
+        assert abs(float(percent) - lattice[composition]) <= 2.5  # one image of 40: the order of sums may differ
+    code, one, _ = pwl(f"evaluate {weights_of(reproduced)} --dataset folder --root {images} --composition TTSS")
     assert code == 0 and f"TTSS: {rows['TTSS']} % of 40 test images" in one
-    code, few, _ = pwl(
-        f"evaluate {weights_of(reproduced)} --dataset folder --root {images} --all --images 10"
-    )
+    code, few, _ = pwl(f"evaluate {weights_of(reproduced)} --dataset folder --root {images} --all --images 10")
     assert code == 0 and {float(p) % 10 for p in re.findall(r"[ST]{4} +([\d.]+)", few)} == {0.0}
 
 
@@ -96,9 +91,7 @@ def test_evaluate_normalises_as_the_weights_expect(reproduced, images, pwl, tmp_
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["mean"] = [m + 5 for m in manifest["mean"]]  # nothing but darkness to these weights
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    tables = [
-        pwl(f"evaluate {f} --dataset folder --root {images}")[1] for f in (weights_of(reproduced), folder)
-    ]
+    tables = [pwl(f"evaluate {f} --dataset folder --root {images}")[1] for f in (weights_of(reproduced), folder)]
     assert tables[0] != tables[1]
 
 
@@ -143,7 +136,10 @@ def test_interrupted_training_resumes_to_the_same_weights(images, pwl, tmp_path)
     thread.join()
     assert code == 130 and "interrupted; the same command with --resume" in err and "Traceback" not in err
     assert {f.name for f in (tmp_path / "parts").iterdir()} == {"checkpoint.pt"}
+    done = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["history"]
     assert pwl(f"{line} --out {tmp_path / 'parts'} --resume")[0] == 0
+    history = read_manifest(tmp_path / "parts")["extra"]["history"]
+    assert len(history) == 12 and history[: len(done)] == done  # seconds included: these epochs did not run again
     whole, parts = load_blocks(tmp_path / "whole"), load_blocks(tmp_path / "parts")
     assert state_hash(whole) == state_hash(parts)
 
@@ -252,9 +248,7 @@ def test_wrong_usage(pwl, line, expected):
 
 def test_a_place_that_cannot_be_written_is_named_in_one_line(images, tmp_path, pwl):
     (tmp_path / "file").write_text("")
-    code, _, err = pwl(
-        f"train --dataset folder --root {images} --quiet --epochs 1 --out {tmp_path / 'file' / 'net'}"
-    )
+    code, _, err = pwl(f"train --dataset folder --root {images} --quiet --epochs 1 --out {tmp_path / 'file' / 'net'}")
     assert code == 2 and err.count("\n") == 1 and "could not be written" in err
 
 

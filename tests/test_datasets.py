@@ -556,6 +556,12 @@ def test_cutout_hides_one_square_that_may_hang_over_the_edge():
     assert images.max() == 0  # the argument is left alone
 
 
+def test_cutout_reaches_every_pixel_of_an_oblong_image():
+    torch.manual_seed(0)
+    hidden = augment(torch.zeros(4000, 3, 9, 23, dtype=torch.uint8), flip=False, crop=0, cutout=4)
+    assert (hidden[:, 0] == 127).any(0).all()
+
+
 def test_augment_follows_the_global_seed_and_keeps_its_argument():
     images = small_data().train.images
     before = images.clone()

@@ -225,8 +225,7 @@ def small_book(folder: Path, vendored: bool) -> Path:
     }
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
     shutil.copy(ROOT / "_config.yml", folder)
-    (folder / "web_static").mkdir()
-    shutil.copy(ROOT / "web_static" / "pwl.css", folder / "web_static")
+    shutil.copytree(ROOT / "web_static", folder / "web_static", ignore=shutil.ignore_patterns("vendor"))
     (folder / "scripts").symlink_to(ROOT / "scripts")
     if vendored:
         scripts = ("require.js", "require-config.js", "embed-amd.js", "mathjax/tex-mml-chtml.js", "COMPLETE")

@@ -216,9 +216,7 @@ def test_checkout_finds_its_data_and_its_commit(tmp_path, monkeypatch):
             "core.hooksPath=/dev/null",
         ]
         command = ["git", *(word for setting in settings for word in ("-c", setting)), *args]
-        return subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
 
     git("init", "--quiet")
     assert records.commit() == pwl_lite.__version__  # nothing committed yet: the version

@@ -146,10 +146,7 @@ def test_smaller_type_halves_the_weights_and_rounds_only_them(tmp_path):
     net = pair()
     save_blocks(net, tmp_path / "full", **META)
     save_blocks(net, tmp_path / "half", dtype=torch.float16, **META)
-    sizes = [
-        sum(e["bytes"] for e in read_manifest(tmp_path / name)["shards"].values())
-        for name in ("full", "half")
-    ]
+    sizes = [sum(e["bytes"] for e in read_manifest(tmp_path / name)["shards"].values()) for name in ("full", "half")]
     assert sizes[1] < 0.8 * sizes[0]
     full, half = load_blocks(tmp_path / "full").state_dict(), load_blocks(tmp_path / "half").state_dict()
     weights = {name for name, p in net.named_parameters() if p.ndim > 1}
@@ -186,9 +183,7 @@ def test_given_networks_must_be_those_of_the_manifest(saved):
     four = VGGConfig(layers=("4 M", "6 M", "6 M", "6"), num_classes=3)
     with pytest.raises(StoreError, match="teacher has 4 blocks, expected 3"):
         load_blocks(saved, networks={"teacher": vgg(four), "student": vgg(STUDENT)})
-    with pytest.raises(
-        StoreError, match=r"student-1\.safetensors: .* is float32 \(4, 3, 3, 3\), expected .*\(8, 3"
-    ):
+    with pytest.raises(StoreError, match=r"student-1\.safetensors: .* is float32 \(4, 3, 3, 3\), expected .*\(8, 3"):
         load_blocks(saved, networks={"teacher": vgg(TEACHER), "student": vgg(TEACHER)})
 
 
@@ -245,9 +240,7 @@ def test_foreign_shard_is_refused_even_if_the_manifest_fits(saved):
     with pytest.raises(StoreError, match=r"teacher-2\.safetensors: .*from another network"):
         load_blocks(saved)
     replace_shard(saved, "teacher-2", (saved / "teacher-3.safetensors").read_bytes())  # has a head as well
-    with pytest.raises(
-        StoreError, match=r"teacher-2\.safetensors: has 'head\.2\.bias', 'head\.2\.weight', which"
-    ):
+    with pytest.raises(StoreError, match=r"teacher-2\.safetensors: has 'head\.2\.bias', 'head\.2\.weight', which"):
         load_blocks(saved)
     replace_shard(saved, "teacher-3", (saved / "converter-1.safetensors").read_bytes())
     replace_shard(saved, "teacher-2", b"\x02\0\0\0\0\0\0\0{}")  # valid, and empty
@@ -301,9 +294,7 @@ def test_wrong_manifest_names_value_and_what_was_expected(saved, changes, expect
     assert MANIFEST in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "key", ["schema", "kind", "num_blocks", "networks", "classes", "mean", "shards", "extra"]
-)
+@pytest.mark.parametrize("key", ["schema", "kind", "num_blocks", "networks", "classes", "mean", "shards", "extra"])
 def test_missing_key_is_named(saved, key):
     manifest = json.loads((saved / MANIFEST).read_text())
     del manifest[key]
