@@ -218,10 +218,10 @@ function render({ model, el }) {
     const truth = samples.classes[image.label];
     const verdict = element("span", { class: "pwl-verdict" });
     const bars = element("ul", { class: "pwl-bars" });
-    const card = element("figure", { class: "pwl-card" },
+    const card = element("div", { class: "pwl-card" },
       element("div", { class: "pwl-top" },
         element("img", { src: image.png, alt: `test image ${image.number}, a ${truth}`, width: 64, height: 64 }),
-        element("figcaption", {}, "truth", element("strong", {}, truth), verdict)),
+        element("div", { class: "pwl-truth" }, "truth", element("b", {}, truth), verdict)),
       bars);
     const show = (composition) => {
       const top = image.top[composition];

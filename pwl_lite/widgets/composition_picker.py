@@ -132,9 +132,7 @@ class CompositionPicker(anywidget.AnyWidget):
         return f"CompositionPicker({self.num_blocks} blocks, {self.composition!r}, order={self.order!r})"
 
 
-def picker_samples(
-    net: SwapNet, data: Dataset, n: int = 6, allow_photographs: bool = False
-) -> dict[str, Any]:
+def picker_samples(net: SwapNet, data: Dataset, n: int = 6, allow_photographs: bool = False) -> dict[str, Any]:
     """Test images with the three likeliest classes of every composition, for `CompositionPicker`.
 
     A third of the images are the first on which all compositions agree, the others the first on which they
@@ -197,15 +195,11 @@ def _png(image: torch.Tensor) -> str:
 def _rows(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Composition -> measures that JSON can hold (None where unknown). Raises CompositionError."""
     if not {"composition", "accuracy"} <= set(table.columns):
-        raise CompositionError(
-            f"table with {list(table.columns)}: expected at least composition and accuracy"
-        )
+        raise CompositionError(f"table with {list(table.columns)}: expected at least composition and accuracy")
     given = {str(row["composition"]): row for row in table.to_dict("records")}
     n = len(next(iter(given), ""))
     if n < 2 or set(given) != set(all_compositions(n)):
-        raise CompositionError(
-            f"table of {sorted(given)[:4]} ...: expected each of the 2^N compositions once"
-        )
+        raise CompositionError(f"table of {sorted(given)[:4]} ...: expected each of the 2^N compositions once")
 
     def number(value: Any) -> float | None:
         return None if value is None or pd.isna(value) else round(float(value), 3)
