@@ -69,7 +69,7 @@ CIFAR = Profile(
         epochs=24, batch_size=512, lr=0.75, momentum=0.85, bias_lr=32, weight_decay=1.33e-3, label_smoothing=0.1, warmup=0.23
     ),
     student=Recipe(epochs=10, batch_size=512, lr=4e-3, optimizer="adamw", weight_decay=0.05),
-    progressive={"converter_lr": 1.0, "cross": 1.0, "cross_norm": "running"},
+    progressive={"converter_lr": 1.0, "cross": 1.0},
 )
 
 PAPER = Profile(
