@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book strict test test-package test-nbval test-chapters lint notebooks lab address clean distclean
+.PHONY: help install book strict test test-package test-nbval test-chapters lint notebooks lab address results clean distclean
 
 help: ## list the targets
 	@echo "Progressive Weight Loading, hands on. Needs Python 3.11 or newer (make PYTHON=python3.12 ... chooses one)."
@@ -57,6 +57,9 @@ lab: $(STAMP) ## open the chapters in JupyterLab
 
 address: $(STAMP) ## write the repository's address of pyproject.toml into chapters, _config.yml, README.md, CITATION.cff
 	$(BIN)/python scripts/stamp_address.py
+
+results: $(STAMP) ## write the README's table of results from the records
+	@$(BIN)/python scripts/stamp_results.py
 
 clean: ## remove what was built; keeps .venv, downloads and data
 	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache

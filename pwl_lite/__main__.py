@@ -108,6 +108,7 @@ def reproduce(args: argparse.Namespace) -> None:
         resume=args.resume,
         root=args.out,
         progress=False if args.quiet else None,
+        save_weights=args.save_weights,
     )
     for name, record in records.items():
         print(f"{name} ({record.run}, {record.seconds:.0f} s)")
@@ -231,8 +232,7 @@ def _weights(name: str) -> Path:
     from .records import find_weights
 
     path = Path(name)
-    elsewhere = len(path.parts) > 1 and not name.startswith("data/weights/")
-    return path if path.exists() or elsewhere else find_weights(name)
+    return path if path.exists() or len(path.parts) > 1 else find_weights(name)
 
 
 def _teacher(name: str, data: "Dataset") -> "BlockNet":
@@ -287,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("profile", metavar="PROFILE", help="quick, cifar or paper")
     add_run(sub)
     sub.add_argument("--teacher-seed", type=int, metavar="N", help="use, or first train, the teacher of this seed")
+    sub.add_argument("--no-weights", dest="save_weights", action="store_false", help="write records only")
     sub.add_argument("--out", metavar="FOLDER", default="runs", help="gets results/ and weights/ (default: runs)")
 
     sub = command("evaluate", evaluate, "accuracy of saved weights: of all compositions, or of one")

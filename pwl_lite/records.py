@@ -34,7 +34,7 @@ class Record:
         agreement: composition -> percent of the test images on which it answers as the teacher does.
         costs: composition -> `{"bytes", "macs"}` of what it runs.
         history: one entry per epoch, as `train` returns them.
-        weights: folder of the shards when they are shipped, such as `data/weights/cifar10-vgg-seed0`.
+        weights: name of the folder of shards in `weights/`, beside `results/`; None if none were written.
         environment: as `environment()` gives it.
         seconds: time the run took.
         finished: moment in UTC, such as `2026-11-21T14:00:00Z`.
@@ -190,13 +190,12 @@ def find_results() -> Path:
 
 
 def find_weights(name: str) -> Path:
-    """The folder of shards that come with the book under `name` (or `data/weights/<name>`, as in records).
+    """The folder of shards that come with the book under `name`, as in `Record.weights`.
 
     Raises:
         UnknownNameError: no such weights; lists those that are there.
     """
     root = data_folder() / "weights"
-    name = str(name).removeprefix("data/weights/")
     known = sorted(manifest.parent.name for manifest in root.glob("*/manifest.json"))
     if name not in known:
         raise UnknownNameError("weights", name, known or ["(none are here; `pwl reproduce` makes some)"])

@@ -19,7 +19,7 @@ from .profiles import Profile, get_profile
 from .records import Record, environment
 from .store import save_blocks
 from .swapnet import SwapNet
-from .training import Recipe, train
+from .training import Recipe, resolve, train
 
 STORED = torch.float16  # shipped weights have half the bytes; what is recorded is the accuracy of exactly these
 
@@ -78,16 +78,15 @@ def reproduce(
     pwl = ProgressiveDistillation(net, **profile.progressive)
     history = run.train("pwl", pwl, profile.student, seed, resume)
     round_weights(net, STORED)
-    table = evaluate_lattice(net, run.test)
-    table = table.set_index("composition")
+    table = evaluate_lattice(net, run.test).set_index("composition")
     lattice = table.accuracy.to_dict()
-    weights = Path("weights") / run.name(seed)
-    if save_weights:
-        extra = {"lattice": lattice, "run": run.name(seed), "data_sha256": data.sha256}
-        save_blocks(net, run.root / weights, classes=data.classes, mean=data.mean, std=data.std, dtype=STORED, extra=extra)
-    stored = f"data/{weights.as_posix()}" if save_weights else None
+    weights = run.name(seed) if save_weights else None
+    if weights:
+        about = {"classes": data.classes, "mean": data.mean, "std": data.std}
+        extra = {"lattice": lattice, "run": weights, "data_sha256": data.sha256}
+        save_blocks(net, run.root / "weights" / weights, **about, dtype=STORED, extra=extra)
     records["pwl"] = run.record(
-        "pwl", seed, pwl, history, lattice, teacher=teacher, student=net.student, weights=stored, table=table
+        "pwl", seed, pwl, history, lattice, teacher=teacher, student=net.student, weights=weights, table=table
     )
     return records
 
@@ -137,7 +136,7 @@ class _Reproduction:
         table: pd.DataFrame | None = None,
     ) -> Record:
         profile = self.profile.with_seed(seed)
-        recipe = asdict(profile.teacher if experiment == "teacher" else profile.student)
+        recipe = resolve(profile.teacher if experiment == "teacher" else profile.student, self.device)
         record = Record(
             experiment=experiment,
             run=self.name(seed),
@@ -146,7 +145,7 @@ class _Reproduction:
             family=self.family,
             seed=seed,
             objective=objective.settings(),
-            recipe=recipe,
+            recipe=asdict(recipe),
             teacher=_size(teacher),
             student=_size(student) if student is not None else None,
             lattice={composition: round(percent, 2) for composition, percent in lattice.items()},

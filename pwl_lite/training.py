@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,9 @@ def train(
         raise TrainingError(
             f"{len(split)} training images: expected at least one batch of {recipe.batch_size}; lower batch_size"
         )
-    bf16, memory_format = _speed(recipe, device)
+    recipe = resolve(recipe, device)
+    bf16 = recipe.precision == "bf16"
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = objective.model.to(device, memory_format=memory_format)
     optimizer = _optimizer(objective, recipe)
     scheduler = _scheduler(optimizer, recipe, steps)
@@ -216,11 +218,12 @@ def _difference(stored: str, wanted: str) -> str:
     return ", ".join(f"{k}: {flat[0].get(k)!r} there, {flat[1].get(k)!r} here" for k in keys)
 
 
-def _speed(recipe: Recipe, device: torch.device) -> tuple[bool, torch.memory_format]:
+def resolve(recipe: Recipe, device: str | torch.device) -> Recipe:
+    """The recipe with each `auto` replaced by what it means on `device`; this is what a record should hold."""
     found = speed_features(device)
     bf16 = found["bf16"] if recipe.precision == "auto" else recipe.precision == "bf16"
-    last = found["channels_last"] if recipe.channels_last == "auto" else recipe.channels_last
-    return bf16, torch.channels_last if last else torch.contiguous_format
+    channels_last = found["channels_last"] if recipe.channels_last == "auto" else recipe.channels_last
+    return replace(recipe, precision="bf16" if bf16 else "fp32", channels_last=channels_last)
 
 
 def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:

@@ -15,6 +15,7 @@ import nbformat
 import pytest
 import run_notebooks
 import stamp_address
+import stamp_results
 import yaml
 from alone import clean_environment
 
@@ -43,6 +44,11 @@ def test_address_is_the_same_everywhere():
     assert f"git clone {ADDRESS}\n" in readme
     assert f"pip install git+{ADDRESS}\n" in readme
     assert stamp_address.colab_link(ADDRESS, "01_waiting_for_weights.ipynb") in readme
+
+
+def test_results_in_the_readme_are_those_of_the_records():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert stamp_results.stamped(readme) == readme, "run python scripts/stamp_results.py"
 
 
 def test_version_is_the_same_everywhere():

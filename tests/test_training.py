@@ -180,15 +180,13 @@ def test_fewer_images_than_a_batch():
         pwl.train(pwl.Supervised(tiny_pair()[0]), tiny_data(), Recipe(epochs=1), progress=False)
 
 
-def test_speed_features_can_be_overridden():
-    device = torch.device("cpu")
-    found = speed_features(device)
-    assert training._speed(Recipe(epochs=1), device)[0] == found["bf16"]
-    assert training._speed(Recipe(epochs=1, precision="bf16", channels_last=True), device) == (True, torch.channels_last)
-    assert training._speed(Recipe(epochs=1, precision="fp32", channels_last=False), device) == (
-        False,
-        torch.contiguous_format,
-    )
+def test_speed_features_are_detected_and_can_be_overridden():
+    found = speed_features("cpu")
+    resolved = training.resolve(Recipe(epochs=1), "cpu")
+    assert (resolved.precision == "bf16", resolved.channels_last) == (found["bf16"], found["channels_last"])
+    for precision, channels_last in (("bf16", True), ("fp32", False)):
+        forced = Recipe(epochs=1, precision=precision, channels_last=channels_last)
+        assert training.resolve(forced, "cpu") == forced
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,5 +1,6 @@
-"""Interactive views of the book. All data are in the widget's state, so they also work without a kernel."""
+"""Interactive views of the book. All data are in the widgets' state, so they also work without a kernel."""
 
 from .composition_picker import CompositionPicker, picker_samples
+from .stepper import stepper
 
-__all__ = ["CompositionPicker", "picker_samples"]
+__all__ = ["CompositionPicker", "picker_samples", "stepper"]
