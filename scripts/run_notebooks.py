@@ -135,7 +135,7 @@ def execute(nb: nbformat.NotebookNode, folder: Path, timeout: float = 300) -> nb
     from nbclient import NotebookClient
 
     nb.metadata.pop("widgets", None)
-    client = NotebookClient(nb, timeout=timeout, kernel_name="python3", record_timing=False)
+    client = NotebookClient(nb, timeout=timeout, startup_timeout=300, kernel_name="python3", record_timing=False)
     client.execute(cwd=str(folder))
     return nb
 

@@ -168,7 +168,7 @@ def test_runs_alone(path, alone, tmp_path):
         folder,
         "--no-progress-bar",
     ]
-    command += ["--execution-timeout", "300"]
+    command += ["--execution-timeout", "300", "--start-timeout", "300"]
     for name, value in PARAMETERS.items():
         command += ["--parameters_raw", name, value]
     run = subprocess.run(
