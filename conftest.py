@@ -14,6 +14,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Kernels started by the tests import the pwl_lite of this checkout, installed or not.
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    os.environ.setdefault("PWL_PROGRESS", "0")  # progress bars would be outputs that differ at every run
     option = config.option
     if getattr(option, "nbval", False):
         option.nbval_current_env = not option.nbval_kernel_name

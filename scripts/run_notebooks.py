@@ -11,6 +11,7 @@ print is left as it is.
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -135,6 +136,7 @@ def execute(nb: nbformat.NotebookNode, folder: Path, timeout: float = 300) -> nb
     from nbclient import NotebookClient
 
     nb.metadata.pop("widgets", None)
+    os.environ["PWL_PROGRESS"] = "0"  # bars of finished trainings do not belong into a book
     client = NotebookClient(nb, timeout=timeout, startup_timeout=300, kernel_name="python3", record_timing=False)
     client.execute(cwd=str(folder))
     return nb

@@ -17,6 +17,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,14 +71,8 @@ def download(packages: list[dict], folder: Path) -> dict[str, Path]:
         [*npm_command(), "pack", *options, *names], cwd=folder, capture_output=True, text=True
     )
     if result.returncode != 0:
-        reason = [
-            line
-            for line in result.stderr.splitlines()
-            if "npm error" in line and "log of this run" not in line
-        ]
-        raise VendorError(
-            "npm could not download them: " + (" ".join(reason)[:300] or f"exit {result.returncode}")
-        )
+        code = re.search(r"npm error code (\w+)", result.stderr)
+        raise VendorError(f"npm could not download them: {code[1] if code else f'exit {result.returncode}'}")
     archives = {entry["name"]: folder / entry["filename"] for entry in json.loads(result.stdout)}
     for package in packages:
         digest = base64.b64encode(hashlib.sha512(archives[package["name"]].read_bytes()).digest()).decode()
