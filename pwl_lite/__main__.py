@@ -51,6 +51,7 @@ def train(args: argparse.Namespace) -> None:
     from .objectives import KD, Supervised
     from .profiles import get_profile
     from .records import environment
+    from .reproduce import fresh_network
     from .store import save_blocks
     from .training import train
 
@@ -62,7 +63,7 @@ def train(args: argparse.Namespace) -> None:
     if (args.objective == "kd") != (args.teacher is not None):
         raise PWLError(f"--objective {args.objective}: expected --teacher WEIGHTS with kd, and only with kd")
     data = _dataset(args.dataset or profile.dataset, args.root)
-    net = _new_network(config, data, args.seed)
+    net = fresh_network(config, data, args.seed)
     objective = KD(_teacher(args.teacher, data), net) if args.teacher else Supervised(net)
     name = f"{data.name}-{args.family}-{args.profile}-{args.network}-{args.objective}-seed{args.seed}"
     folder = Path(args.out or Path("runs") / "weights" / name)
@@ -212,19 +213,6 @@ def _dataset(name: str, root: str | None = None) -> "Dataset":
     data = load_dataset(name, root=root)
     print(data.describe(), flush=True)
     return data
-
-
-def _new_network(config: dict, data: "Dataset", seed: int) -> "BlockNet":
-    import torch
-
-    from .networks import build_network, whiten_stem
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = build_network({**config, "num_classes": data.num_classes})
-    sample = data.train.subset(min(5000, len(data.train)))
-    whiten_stem(net, sample.normalise(sample.images))
-    return net
 
 
 def _weights(name: str) -> Path:

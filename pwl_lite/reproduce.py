@@ -91,6 +91,16 @@ def reproduce(
     return records
 
 
+def fresh_network(config: dict[str, Any], data: Dataset, seed: int) -> BlockNet:
+    """An untrained network for the classes of `data`: weights by `seed`, the stem, if any, whitened on training images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = build_network({**config, "num_classes": data.num_classes})
+    sample = data.train.subset(min(5000, len(data.train)))
+    whiten_stem(net, sample.normalise(sample.images))
+    return net
+
+
 def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
     """Round all weights with two or more dimensions to what `dtype` can hold, in place, as `save_blocks(dtype=)` does."""
     with torch.no_grad():
@@ -111,12 +121,7 @@ class _Reproduction:
         return f"{self.data.name}-{self.family}-{self.profile.name}-seed{seed}"
 
     def network(self, config: dict[str, Any], seed: int) -> BlockNet:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            net = build_network({**config, "num_classes": self.data.num_classes})
-        sample = self.data.train.subset(min(5000, len(self.data.train)))
-        whiten_stem(net, sample.normalise(sample.images))
-        return net.to(self.device)
+        return fresh_network(config, self.data, seed).to(self.device)
 
     def train(self, experiment: str, objective: Objective, recipe: Recipe, seed: int, resume: bool) -> list[dict[str, Any]]:
         checkpoint = self.root / "cache" / "checkpoints" / f"{experiment}-{self.name(seed)}.pt"
