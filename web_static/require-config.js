@@ -2,7 +2,3 @@
 window.requirejs.config({ baseUrl: document.currentScript.src.replace(/require-config\.js.*$/, "") });
 // Font Awesome would replace the icons that the Play widget changes by itself, and break its buttons.
 window.FontAwesomeConfig = { observeMutations: false };
-// The descriptions of ipywidgets call MathJax 2's queue, which MathJax 3 does not have: without this each one is an error.
-document.addEventListener("DOMContentLoaded", () => {
-  if (window.MathJax && !window.MathJax.Hub) window.MathJax.Hub = { Queue() {} };
-});
