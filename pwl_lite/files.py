@@ -1,6 +1,5 @@
 """Files are written whole or not at all."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -45,12 +44,6 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Write `content` (text as UTF-8) to `path`, whole or not at all. Raises SaveError as `atomic_path` does."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:

@@ -1,6 +1,5 @@
 """Files are written whole or not at all."""
 
-import hashlib
 import os
 import stat
 import subprocess
@@ -10,7 +9,7 @@ import pytest
 
 import pwl_lite as pwl
 from pwl_lite.errors import SaveError
-from pwl_lite.files import atomic_path, sha256_of, write_atomically
+from pwl_lite.files import atomic_path, write_atomically
 from pwl_lite.hardware import cpu_flags, device_name, speed_features
 
 
@@ -57,11 +56,6 @@ def test_what_cannot_be_written_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match=r"file/below: could not be written .*free some space or choose another folder"):
         write_atomically(tmp_path / "file" / "below", "x")
-
-
-def test_sha256(tmp_path):
-    (tmp_path / "file").write_bytes(b"shard")
-    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"shard").hexdigest()
 
 
 def test_hardware_is_described():
