@@ -94,9 +94,11 @@ def train(args: argparse.Namespace) -> None:
 
 def reproduce(args: argparse.Namespace) -> None:
     """`pwl reproduce`: teacher, KD student and PWL student of a profile, as records and weights."""
+    from .hardware import keep_freed_memory
     from .profiles import get_profile
     from .reproduce import reproduce
 
+    keep_freed_memory()
     profile = get_profile(args.profile)
     profile.pair(args.family)  # a wrong name is better said before the data are read
     data = _dataset(args.dataset or profile.dataset, args.root)

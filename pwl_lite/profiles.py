@@ -61,15 +61,24 @@ CIFAR = Profile(
     dataset="cifar10",
     networks={
         "vgg": (
-            _fast_vgg("64 M 64", "256 M 256", "256 M", "256"),
+            _fast_vgg("64 M 64", "256 M 256", "256 192 M", "256"),
             _fast_vgg("64 M 64s", "128s M 128s", "224s M", "224s 224s"),
         )
     },
     teacher=Recipe(
-        epochs=24, batch_size=512, lr=0.75, momentum=0.85, bias_lr=32, weight_decay=1.33e-3, label_smoothing=0.1, warmup=0.23
+        epochs=48,
+        batch_size=512,
+        lr=0.5,
+        momentum=0.85,
+        bias_lr=32,
+        weight_decay=1e-3,
+        label_smoothing=0.1,
+        warmup=0.2,
+        crop=4,
+        cutout=8,
     ),
-    student=Recipe(epochs=10, batch_size=512, lr=4e-3, optimizer="adamw", weight_decay=0.05),
-    progressive={"converter_lr": 1.0, "cross": 1.0},
+    student=Recipe(epochs=12, batch_size=256, lr=0.4, bias_lr=8),
+    progressive={"converter_lr": 0.05, "cross": 1.0},
 )
 
 PAPER = Profile(
