@@ -78,7 +78,7 @@ CIFAR = Profile(
         cutout=8,
     ),
     student=Recipe(epochs=12, batch_size=256, lr=0.4, bias_lr=8),
-    progressive={"converter_lr": 0.05, "cross": 1.0},
+    progressive={"converter_lr": 0.05, "cross": 1.0, "running_norm_from": 0.5},
 )
 
 PAPER = Profile(

@@ -109,20 +109,23 @@ def test_first_switch():
     assert [first_switch(c) for c in ("TSSS", "SSST", "STST", "TTSS")] == [1, 3, 1, 2]
 
 
-@pytest.mark.parametrize("norm", ["batch", "running"])
-def test_cross_norm_running_leaves_the_students_statistics_to_the_student(batch, norm):
+@pytest.mark.parametrize("running", [False, True])
+def test_running_norm_leaves_the_students_statistics_to_the_student(batch, running):
     net = tiny_net().train()
     alone = deepcopy(net.student)
     alone(batch[0])
-    pwl.ProgressiveDistillation(net, cross_norm=norm, sample=lambda n: "TSSS").terms(*batch)
+    objective = pwl.ProgressiveDistillation(net, running_norm_from=0.5, sample=lambda n: "TSSS")
+    objective.progress = 0.5 if running else 0.49
+    objective.terms(*batch)
     same = all(torch.equal(a, b) for a, b in zip(net.student.buffers(), alone.buffers(), strict=True))
-    assert same == (norm == "running")
+    assert same == running
     assert net.student.training and all(m.training for m in net.student.modules())
 
 
-def test_unknown_cross_norm_lists_the_valid_ones():
-    with pytest.raises(pwl.PWLError, match="cross_norm 'none': expected one of batch, running"):
-        pwl.ProgressiveDistillation(tiny_net(), cross_norm="none")
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_an_impossible_share_of_running_norm_is_refused(share):
+    with pytest.raises(pwl.PWLError, match=f"running_norm_from = {share}: expected a share"):
+        pwl.ProgressiveDistillation(tiny_net(), running_norm_from=share)
 
 
 @pytest.mark.parametrize("objective", ["kd", "progressive"])

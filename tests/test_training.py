@@ -21,7 +21,7 @@ RECIPE = Recipe(epochs=4, batch_size=16, lr=0.05, label_smoothing=0.1, cutout=4)
 def pwl_run(tmp_path, name, epochs_then_stop=None, recipe=RECIPE, resume=False):
     """One PWL training; `epochs_then_stop` interrupts it as Ctrl-C would, during the epoch after."""
     torch.manual_seed(3)
-    objective = pwl.ProgressiveDistillation(pwl.SwapNet(*tiny_pair()))
+    objective = pwl.ProgressiveDistillation(pwl.SwapNet(*tiny_pair()), running_norm_from=0.7)
     if epochs_then_stop is not None:
         plain_terms, calls = objective.terms, []
 
@@ -75,6 +75,14 @@ def test_training_learns_and_reports_each_epoch():
     assert history[-1]["loss"]["ce"] < 0.7 * history[0]["loss"]["ce"]
     assert pwl.accuracy(teacher, data.test) > 80
     assert not teacher.training
+
+
+def test_an_objective_is_told_how_much_of_the_training_is_done():
+    objective = pwl.Supervised(tiny_pair()[1])
+    plain_terms, seen = objective.terms, []
+    objective.terms = lambda *batch: seen.append(objective.progress) or plain_terms(*batch)
+    pwl.train(objective, tiny_data(), RECIPE, progress=False)
+    assert sorted(set(seen)) == [0, 0.25, 0.5, 0.75] and seen == sorted(seen)
 
 
 def test_learning_rates_of_converters_biases_and_schedule():

@@ -11,9 +11,12 @@ class Objective(ABC):
 
     Attributes:
         model: everything that changes while training; a checkpoint holds its state.
+        progress: share of the training that is done, from 0 to below 1; `train` sets it before each epoch, for objectives
+            that change on the way.
     """
 
     model: nn.Module
+    progress: float = 0.0
 
     @abstractmethod
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:

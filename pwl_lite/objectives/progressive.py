@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownNameError
+from ..errors import TrainingError
 from ..swapnet import SwapNet
 from .kd import KD, kd_divergence
 from .objective import Objective
@@ -31,14 +31,14 @@ class ProgressiveDistillation(Objective):
         alpha, temperature: as in `KD`; the temperature also softens the cross term.
         sync, reconstruction, cross: weights of the parts.
         converter_lr: learning rate of the converters as a factor on the recipe's.
-        cross_norm: what batch norm does in the student's blocks during the cross pass. `"batch"` (the authors'): it uses
-            the statistics of the batch, and its running averages then mix what the student sees alone and what it sees
-            behind teacher blocks. `"running"`: it uses the running averages of the student alone, exactly as it
-            will when it serves.
+        running_norm_from: share of the training after which batch norm in the student's blocks uses its running averages
+            during the cross pass, exactly as it will when it serves; these averages are then of the student alone. Before,
+            it uses the statistics of the batch, which lets weights move fast, but the running averages then mix what the
+            student sees alone and what it sees behind teacher blocks, and fit neither. By default never (the authors').
         sample: draws the composition of the cross pass from the number of blocks.
 
     Raises:
-        UnknownNameError: `cross_norm` is not one of the two.
+        TrainingError: `running_norm_from` is not between 0 and 1.
     """
 
     def __init__(
@@ -50,18 +50,20 @@ class ProgressiveDistillation(Objective):
         reconstruction: float = 1.0,
         cross: float = 2.0,
         converter_lr: float = 0.2,
-        cross_norm: str = "batch",
+        running_norm_from: float = 1.0,
         sample: Callable[[int], str] | None = None,
     ):
-        if cross_norm not in ("batch", "running"):
-            raise UnknownNameError("cross_norm", cross_norm, ["batch", "running"])
+        if not 0 <= running_norm_from <= 1:
+            raise TrainingError(
+                f"running_norm_from = {running_norm_from!r}: expected a share of the training from 0 (always) to 1 (never)"
+            )
         self.model = net
         self.kd = KD(net.teacher, net.student, alpha, temperature)
         self.sync = sync
         self.reconstruction = reconstruction
         self.cross = cross
         self.converter_lr = converter_lr
-        self.cross_norm = cross_norm
+        self.running_norm_from = running_norm_from
         self.sample = sample or random_composition
 
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ class ProgressiveDistillation(Objective):
         composition = self.sample(net.num_blocks)
         features = {"S": student_features, "T": teacher_features}[composition[0]]
         start = first_switch(composition)  # up to here the cross pass would repeat what one of the networks just did
-        with student_norm(net.student, self.cross_norm):
+        with running_norm(net.student, self.progress >= self.running_norm_from):
             cross_logits = net.resume(features[start - 1], composition, start)
         terms["cross"] = self.cross * kd_divergence(cross_logits, teacher_logits, self.kd.temperature)
         return terms
@@ -109,7 +111,7 @@ class ProgressiveDistillation(Objective):
             "reconstruction": self.reconstruction,
             "cross": self.cross,
             "converter_lr": self.converter_lr,
-            "cross_norm": self.cross_norm,
+            "running_norm_from": self.running_norm_from,
             "sample": self.sample.__name__,
         }
 
@@ -180,12 +182,11 @@ def first_switch(composition: str) -> int:
 
 
 @contextmanager
-def student_norm(student: nn.Module, norm: str) -> Iterator[None]:
-    """With `norm="running"`, batch norm in `student` uses its running averages inside the block; else nothing happens."""
+def running_norm(student: nn.Module, on: bool) -> Iterator[None]:
+    """If `on`, batch norm in `student` uses its running averages inside the block and leaves them as they are."""
     layers = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    if norm == "running":
-        for layer in layers:
-            layer.eval()
+    for layer in layers:
+        layer.train(not on)
     try:
         yield
     finally:
