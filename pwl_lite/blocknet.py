@@ -121,12 +121,17 @@ def block_macs(net: BlockNet) -> list[int]:
     return macs
 
 
-def boundary_shapes(net: BlockNet) -> list[tuple[int, ...]]:
-    """Shapes (channels, height, width) of one image's features at the N - 1 boundaries between blocks."""
+def feature_shapes(net: BlockNet) -> list[tuple[int, ...]]:
+    """Shapes (channels, height, width) of one image's features after blocks 1 .. N."""
     x = torch.zeros(1, *net.input_shape, device=next(net.parameters()).device)
     shapes = []
     _, x = count_macs(net.embed, x)
-    for block in net.blocks[:-1]:
+    for block in net.blocks:
         _, x = count_macs(block, x)
         shapes.append(tuple(x.shape[1:]))
     return shapes
+
+
+def boundary_shapes(net: BlockNet) -> list[tuple[int, ...]]:
+    """Shapes of one image's features at the N - 1 boundaries between blocks."""
+    return feature_shapes(net)[:-1]

@@ -1,0 +1,232 @@
+"""DKD, FitNet, attention transfer, relational KD and CRD against their definitions, on cases computed by hand."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from networks_for_tests import tiny_data, tiny_pair
+from torch.nn.functional import one_hot, softmax
+
+import pwl_lite as pwl
+from pwl_lite.objectives import kd_divergence
+from pwl_lite.objectives.contrastive import contrast
+from pwl_lite.objectives.dkd import decoupled_divergence
+from pwl_lite.objectives.features import angles, attention_map, embedding, relative_distances
+from pwl_lite.training import Recipe
+
+BASELINES = {
+    "dkd": pwl.DKD,
+    "fitnet": pwl.FitNet,
+    "attention": pwl.AttentionTransfer,
+    "relational": pwl.RelationalKD,
+    "crd": lambda teacher, student: pwl.CRD(teacher, student, dim=8, negatives=40),
+}
+RECIPE = Recipe(epochs=4, batch_size=16, lr=0.02, seed=1)
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return torch.randn(8, 3, 32, 32), one_hot(torch.arange(8) % 3, 3).float()
+
+
+def baseline(name):
+    torch.manual_seed(4)
+    return BASELINES[name](*tiny_pair())
+
+
+# ---------------------------------------------------------------- DKD
+
+
+def test_decoupled_divergence_by_hand():
+    # softened by T = 2: teacher (0.5, 0.3, 0.2), student (0.6, 0.1, 0.3); the right class is the first
+    teacher, student = (2 * torch.tensor([p]).log() for p in ((0.5, 0.3, 0.2), (0.6, 0.1, 0.3)))
+    target, other = decoupled_divergence(student, teacher, torch.tensor([0]), 2.0)
+    assert target.item() == pytest.approx(4 * (0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)), rel=1e-5)
+    assert other.item() == pytest.approx(4 * (0.6 * math.log(0.6 / 0.25) + 0.4 * math.log(0.4 / 0.75)), rel=1e-5)
+
+
+def test_hintons_divergence_is_the_target_part_plus_the_weighted_rest():
+    torch.manual_seed(0)
+    for label in range(5):
+        student, teacher = torch.randn(1, 5), torch.randn(1, 5)
+        target, other = decoupled_divergence(student, teacher, torch.tensor([label]), 3.0)
+        rest = 1 - softmax(teacher / 3.0, 1)[0, label]
+        assert (target + rest * other).item() == pytest.approx(kd_divergence(student, teacher, 3.0).item(), rel=1e-4)
+
+
+def test_dkd_warms_up_and_then_stays(batch):
+    objective = baseline("dkd")
+    sizes = []
+    for objective.progress in (0.0, 1 / 24, 1 / 12, 0.9):
+        terms = objective.terms(*batch)
+        sizes.append(terms["non-target"].item())
+    assert sizes[0] == 0 and sizes[1] == pytest.approx(sizes[3] / 2, rel=1e-4) and sizes[2] == sizes[3] > 0
+    plain = torch.nn.functional.cross_entropy(objective.model(batch[0]), batch[1])
+    assert terms["ce"].item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+# ---------------------------------------------------------------- FitNet
+
+
+def test_fitnet_by_hand():
+    objective = baseline("fitnet")  # after block 2: 6 channels of the student, 12 of the teacher
+    regressor = objective.model["regressor"]
+    torch.nn.init.constant_(regressor.weight, 0.5)
+    torch.nn.init.constant_(regressor.bias, 1.0)
+    student = [None, torch.full((2, 6, 8, 8), 2.0), None, None]
+    teacher = [None, torch.full((2, 12, 8, 8), 4.0), None, None]
+    # every output is 6 x 0.5 x 2 + 1 = 7, off by 3
+    assert objective.feature_term(student, teacher, None).item() == pytest.approx(9.0)
+
+
+def test_fitnet_refuses_a_block_that_is_not_there():
+    with pytest.raises(pwl.PWLError, match="block 5: expected a number from 1 to 4"):
+        pwl.FitNet(*tiny_pair(), block=5)
+
+
+def test_fitnet_refuses_features_of_different_size():
+    teacher = tiny_pair()[0]
+    student = pwl.build_network({"family": "vgg", "layers": ["4", "6s M", "8s M", "8s M"], "num_classes": 3})
+    with pytest.raises(pwl.PWLError, match=r"after block 2 .*\[16, 16\].*\[8, 8\]"):
+        pwl.FitNet(teacher, student)
+
+
+# ---------------------------------------------------------------- attention transfer
+
+
+def test_attention_map_by_hand():
+    features = torch.tensor([[[[1.0, 2.0]], [[1.0, 2.0]]]])  # two channels at two places: mean squares 1 and 4
+    expected = torch.tensor([[1.0, 4.0]]) / math.sqrt(17)
+    assert torch.allclose(attention_map(features), expected)
+
+
+def test_attention_term_by_hand():
+    looks_left, looks_right = torch.tensor([[[[3.0, 0.0]]]]), torch.tensor([[[[0.0, 5.0]]]])
+    objective = baseline("attention")
+    # maps (1, 0) and (0, 1): mean squared difference 1, once at one of two blocks
+    assert objective.feature_term([looks_left] * 2, [looks_right, looks_left], None).item() == pytest.approx(1.0)
+
+
+# ---------------------------------------------------------------- relational KD
+
+TRIANGLE = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # sides 3, 4, 5: mean 4
+EQUAL_SIDES = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, math.sqrt(3)]])
+
+
+def test_relative_distances_by_hand():
+    expected = torch.tensor([[0, 0.75, 1], [0.75, 0, 1.25], [1, 1.25, 0]])
+    assert torch.allclose(relative_distances(TRIANGLE), expected)
+    assert torch.allclose(relative_distances(7 * TRIANGLE + 1), expected, atol=1e-6)
+
+
+def test_angles_by_hand():
+    found = angles(TRIANGLE)
+    assert found[0, 1, 2].item() == pytest.approx(0, abs=1e-6)  # the right angle is at the first point
+    assert found[1, 0, 2].item() == pytest.approx(3 / 5)
+    assert found[2, 0, 1].item() == pytest.approx(4 / 5)
+    assert angles(EQUAL_SIDES)[1, 0, 2].item() == pytest.approx(1 / 2)
+
+
+def test_relational_term_by_hand():
+    # Huber losses of the 9 distances: 2 x (0.25^2 + 0 + 0.25^2) / 2; of the 27 angles: 2 x (0.5^2 + 0.1^2 + 0.3^2) / 2
+    student, teacher = ([x[:, :, None, None]] for x in (EQUAL_SIDES, TRIANGLE))
+    expected = 25 * (0.125 / 9) + 50 * (0.35 / 27)
+    assert baseline("relational").feature_term(student, teacher, None).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_equal_images_have_finite_gradients():
+    x = torch.ones(3, 4, requires_grad=True)
+    y = torch.cat([x[:2], x[2:] + 1])
+    (relative_distances(y).sum() + angles(y).sum()).backward()
+    assert x.grad.isfinite().all()
+
+
+def test_embedding_is_the_mean_over_places():
+    assert embedding([torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]])]).tolist() == [[2.0, 5.0]]
+
+
+# ---------------------------------------------------------------- CRD
+
+
+def test_contrast_by_hand():
+    # similarities 1 to the positive, 0 and 0.5 to the negatives; the third negative is of the anchor's class, the fourth unused
+    anchor, positive = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    negatives = torch.tensor([[0.0, 1.0], [0.5, math.sqrt(0.75)], [1.0, 0.0], [1.0, 0.0]])
+    labels, negative_labels = torch.tensor([7]), torch.tensor([1, 2, 7, -1])
+    e = [math.exp(similarity / 0.5) for similarity in (1.0, 0.0, 0.5)]
+    noise = e[1] + e[2]  # N c
+    h = [x / (x + noise) for x in e]
+    by_hand = -math.log(h[0]) - math.log(1 - h[1]) - math.log(1 - h[2])
+    found = contrast(anchor, positive, negatives, labels, negative_labels, 0.5)
+    assert found.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_crd_remembers_the_last_images_in_a_ring(batch):
+    objective = pwl.CRD(*tiny_pair(), dim=4, negatives=10)
+    memory = objective.model["memory"]
+    assert objective.terms(*batch)["crd"].item() == 0  # nothing to compare the first batch with
+    assert memory.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, -1, -1]
+    assert objective.terms(*batch)["crd"].item() > 0
+    assert memory.labels.tolist() == [2, 0, 1, 2, 0, 1, 0, 1, 0, 1] and int(memory.next) == 6
+    assert torch.allclose(memory.student.norm(dim=1), torch.ones(10), atol=1e-5)
+
+
+# ---------------------------------------------------------------- all
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_learns_and_leaves_the_teacher_alone(name):
+    objective = baseline(name)
+    teacher = objective.teacher
+    before = pwl.state_hash(teacher)
+    history = pwl.train(objective, tiny_data(), RECIPE, progress=False)
+    assert history[-1]["loss"]["ce"] < 0.8 * history[0]["loss"]["ce"]
+    assert pwl.state_hash(teacher) == before
+    settings = json.loads(json.dumps(objective.settings()))
+    assert settings["name"] == name and settings["teacher"] == before
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_an_interrupted_baseline_ends_with_the_same_weights(tmp_path, name):
+    whole, cut = baseline(name), baseline(name)
+    pwl.train(whole, tiny_data(), RECIPE, progress=False)
+    plain_terms, calls = cut.terms, []
+
+    def terms(*batch):
+        calls.append(1)
+        if len(calls) > 15:  # in the third epoch of six steps
+            raise KeyboardInterrupt
+        return plain_terms(*batch)
+
+    cut.terms = terms
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        pwl.train(cut, tiny_data(), RECIPE, checkpoint=checkpoint, progress=False)
+    resumed = baseline(name)
+    pwl.train(resumed, tiny_data(), RECIPE, checkpoint=checkpoint, resume=True, progress=False)
+    assert pwl.state_hash(resumed.model) == pwl.state_hash(whole.model)
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "dkd"])
+def test_the_outputs_of_the_teacher_count_as_much_as_alpha_says(name, batch):
+    teacher, student = tiny_pair()
+    objective = type(baseline(name))(teacher, student, alpha=0.3)
+    terms = objective.terms(*batch)
+    assert terms["kd"].item() == pytest.approx(0.3 * kd_divergence(student(batch[0]), teacher(batch[0]), 4.0).item(), rel=1e-4)
+    assert baseline(name).terms(*batch)["kd"].item() == 0
+
+
+def test_the_weight_scales_the_feature_term(batch):
+    teacher, student = tiny_pair()
+    one, three = (pwl.AttentionTransfer(teacher, student, weight=w).terms(*batch)["attention"].item() for w in (1.0, 3.0))
+    assert three == pytest.approx(3 * one) and one > 0
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_trains_in_bf16(name):
+    objective = baseline(name)
+    recipe = replace(RECIPE, epochs=1, precision="bf16")
+    assert all(math.isfinite(v) for v in pwl.train(objective, tiny_data(), recipe, progress=False)[0]["loss"].values())
