@@ -11,7 +11,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "blocknet": ["BlockNet", "block_macs", "num_bytes", "num_params", "state_hash"],
-    "networks": ["FAMILIES", "VGGConfig", "build_network", "build_pair", "vgg", "whiten_stem"],
+    "networks": [
+        "FAMILIES",
+        "ResNetConfig",
+        "VGGConfig",
+        "ViTConfig",
+        "build_network",
+        "build_pair",
+        "resnet",
+        "vgg",
+        "vit",
+        "whiten_stem",
+    ],
     "swapnet": [
         "Converter",
         "SwapNet",

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import NetworkError
@@ -15,6 +16,7 @@ class BlockNet(nn.Module):
 
     images (batch, channels, height, width) -> logits (batch, classes)
 
+    Features are maps (batch, channels, height, width), or tokens (batch, tokens, channels) as transformers have them.
     `embed` belongs to block 1 and `head` to block N: they travel, and are swapped, together with them.
 
     Args:
@@ -97,11 +99,15 @@ def count_macs(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
     and pooling are not, as is usual.
     """
     modes = {m: m.training for m in module.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
     module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter cannot see into a fused transformer layer,
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # nor into fused attention on a CPU
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             output = module(x)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for m, mode in modes.items():
             m.training = mode
     return counter.get_total_flops() // 2, output
@@ -122,7 +128,7 @@ def block_macs(net: BlockNet) -> list[int]:
 
 
 def feature_shapes(net: BlockNet) -> list[tuple[int, ...]]:
-    """Shapes (channels, height, width) of one image's features after blocks 1 .. N."""
+    """Shapes of one image's features after blocks 1 .. N: (channels, height, width), or (tokens, channels)."""
     x = torch.zeros(1, *net.input_shape, device=next(net.parameters()).device)
     shapes = []
     _, x = count_macs(net.embed, x)
@@ -135,3 +141,18 @@ def feature_shapes(net: BlockNet) -> list[tuple[int, ...]]:
 def boundary_shapes(net: BlockNet) -> list[tuple[int, ...]]:
     """Shapes of one image's features at the N - 1 boundaries between blocks."""
     return feature_shapes(net)[:-1]
+
+
+def channels_of(shape: tuple[int, ...]) -> int:
+    """The number of channels of one image's features."""
+    return shape[0] if len(shape) == 3 else shape[-1]
+
+
+def places_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Where one image's features have values: (height, width) of a map, (tokens,) of tokens."""
+    return shape[1:] if len(shape) == 3 else shape[:-1]
+
+
+def channels_first(features: Tensor) -> Tensor:
+    """Maps as they are; tokens (batch, tokens, channels) -> (batch, channels, tokens)."""
+    return features if features.ndim == 4 else features.transpose(1, 2)

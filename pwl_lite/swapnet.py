@@ -1,25 +1,28 @@
 """A teacher and a student as one network: compositions, loading orders, converters, `SwapNet`."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise, permutations, product
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .blocknet import BlockNet, boundary_shapes
+from .blocknet import BlockNet, boundary_shapes, channels_of, places_of
 from .errors import CompositionError, NetworkError
 
 
 class Converter(nn.Module):
     """The map between the feature spaces of student and teacher at one boundary: two linear maps on the channels.
 
-    (batch, channels of the one, height, width) -> (batch, channels of the other, height, width)
+    (batch, channels of the one, height, width) -> (batch, channels of the other, height, width), or with `tokens`
+    (batch, tokens, channels of the one) -> (batch, tokens, channels of the other)
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int):
+    def __init__(self, student_channels: int, teacher_channels: int, tokens: bool = False):
         super().__init__()
-        self.encoder = nn.Conv2d(teacher_channels, student_channels, kernel_size=1)
-        self.decoder = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
+        linear = nn.Linear if tokens else partial(nn.Conv2d, kernel_size=1)
+        self.encoder = linear(teacher_channels, student_channels)
+        self.decoder = linear(student_channels, teacher_channels)
 
     def forward(self, x: Tensor, to: str) -> Tensor:
         """Bring features into the space of the student (`to="S"`) or the teacher (`to="T"`)."""
@@ -35,7 +38,7 @@ class SwapNet(nn.Module):
     statistics would otherwise drift while the student trains, and the "teacher" at the end of loading would be another.
 
     Raises:
-        NetworkError: the two have a different number of blocks, or their features differ in height or width somewhere.
+        NetworkError: the two have a different number of blocks, or their features differ in places somewhere.
     """
 
     def __init__(self, teacher: BlockNet, student: BlockNet):
@@ -50,12 +53,12 @@ class SwapNet(nn.Module):
         self.converters = nn.ModuleList()
         pairs = zip(boundary_shapes(student), boundary_shapes(teacher), strict=True)
         for i, (s, t) in enumerate(pairs, start=1):
-            if s[1:] != t[1:]:
+            if places_of(s) != places_of(t):
                 raise NetworkError(
-                    f"after block {i} the student's features are {s[1:]} in height and width, the teacher's {t[1:]}: expected "
-                    "the same, since converters act on channels only; pool at the same places in both"
+                    f"after block {i} the student's features are {_places(s)}, the teacher's {_places(t)}: expected the same, "
+                    "since converters act on channels only; pool at the same places in both"
                 )
-            self.converters.append(Converter(s[0], t[0]))
+            self.converters.append(Converter(channels_of(s), channels_of(t), tokens=len(s) == 2))
 
     @property
     def num_blocks(self) -> int:
@@ -86,6 +89,10 @@ class SwapNet(nn.Module):
                 x = self.converters[i - 1](x, to=composition[i])
             x = networks[i].blocks[i](x)
         return networks[-1].head(x)
+
+
+def _places(shape: tuple[int, ...]) -> str:
+    return f"{shape[1:]} in height and width" if len(shape) == 3 else f"{shape[0]} tokens"
 
 
 def check_composition(composition: str, num_blocks: int) -> str:

@@ -90,7 +90,7 @@ def test_fitnet_refuses_a_block_that_is_not_there():
 def test_fitnet_refuses_features_of_different_size():
     teacher = tiny_pair()[0]
     student = pwl.build_network({"family": "vgg", "layers": ["4", "6s M", "8s M", "8s M"], "num_classes": 3})
-    with pytest.raises(pwl.PWLError, match=r"after block 2 .*\[16, 16\].*\[8, 8\]"):
+    with pytest.raises(pwl.PWLError, match=r"after block 2 .*\(16, 16\).*\(8, 8\)"):
         pwl.FitNet(teacher, student)
 
 

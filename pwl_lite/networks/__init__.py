@@ -2,9 +2,11 @@
 
 from ..blocknet import BlockNet
 from ..errors import NetworkError, UnknownNameError
+from .resnet import ResNetConfig, resnet
 from .vgg import VGGConfig, vgg, whiten_stem
+from .vit import ViTConfig, vit
 
-FAMILIES = {"vgg": (VGGConfig, vgg)}
+FAMILIES = {"vgg": (VGGConfig, vgg), "resnet": (ResNetConfig, resnet), "vit": (ViTConfig, vit)}
 
 
 def build_network(config: dict) -> BlockNet:
@@ -46,4 +48,15 @@ def build_pair(family: str, profile: str = "quick", num_classes: int = 10) -> tu
     return build_network({**teacher, "num_classes": num_classes}), build_network({**student, "num_classes": num_classes})
 
 
-__all__ = ["FAMILIES", "VGGConfig", "build_network", "build_pair", "vgg", "whiten_stem"]
+__all__ = [
+    "FAMILIES",
+    "ResNetConfig",
+    "VGGConfig",
+    "ViTConfig",
+    "build_network",
+    "build_pair",
+    "resnet",
+    "vgg",
+    "vit",
+    "whiten_stem",
+]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..blocknet import BlockNet, feature_shapes
+from ..blocknet import BlockNet, channels_of, feature_shapes
 from .features import FeatureDistillation, embedding
 
 
@@ -42,7 +42,7 @@ class CRD(FeatureDistillation):
     ):
         super().__init__(teacher, student, weight, **options)
         self.dim, self.negatives, self.sharpness = dim, negatives, sharpness
-        s, t = (feature_shapes(net)[-1][0] for net in (student, teacher))
+        s, t = (channels_of(feature_shapes(net)[-1]) for net in (student, teacher))
         device = next(student.parameters()).device
         maps = nn.ModuleDict({"student": nn.Linear(s, dim), "teacher": nn.Linear(t, dim)})
         self.model = nn.ModuleDict({"student": student, "maps": maps, "memory": _Memory(negatives, dim)}).to(device)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize, smooth_l1_loss
 
-from ..blocknet import BlockNet, feature_shapes
+from ..blocknet import BlockNet, channels_first, channels_of, feature_shapes, places_of
 from ..errors import NetworkError
+from ..swapnet import Converter
 from .kd import KD
 from .objective import Objective
 
@@ -71,13 +72,14 @@ class FitNet(FeatureDistillation):
         self.block = student.num_blocks // 2 if block is None else block
         if not 1 <= self.block <= student.num_blocks:
             raise NetworkError(f"block {self.block}: expected a number from 1 to {student.num_blocks}")
-        (s, *place), (t, *teacher_place) = (feature_shapes(net)[self.block - 1] for net in (student, teacher))
-        if place != teacher_place:
+        s, t = (feature_shapes(net)[self.block - 1] for net in (student, teacher))
+        if places_of(s) != places_of(t):
             raise NetworkError(
-                f"after block {self.block} the student's features are {place} in height and width, the teacher's "
-                f"{teacher_place}: choose a block after which they agree"
+                f"after block {self.block} the student's features have the places {places_of(s)}, the teacher's "
+                f"{places_of(t)}: choose a block after which they agree"
             )
-        regressor = nn.Conv2d(s, t, kernel_size=1).to(next(student.parameters()).device)
+        regressor = Converter(channels_of(s), channels_of(t), tokens=len(s) == 2).decoder
+        regressor.to(next(student.parameters()).device)
         self.model = nn.ModuleDict({"student": student, "regressor": regressor})
 
     def feature_term(self, student: list[Tensor], teacher: list[Tensor], labels: Tensor) -> Tensor:
@@ -145,13 +147,13 @@ class RelationalKD(FeatureDistillation):
 
 
 def attention_map(features: Tensor) -> Tensor:
-    """Mean square over the channels at each place, scaled to length 1: (batch, channels, height, width) -> (batch, places)."""
-    return normalize(features.float().square().mean(1).flatten(1))
+    """Mean square over the channels at each place, scaled to length 1: maps or tokens -> (batch, places)."""
+    return normalize(channels_first(features).float().square().mean(1).flatten(1))
 
 
 def embedding(features: Sequence[Tensor]) -> Tensor:
-    """One vector per image: the last block's output (batch, channels, height, width), mean over places -> (batch, channels)."""
-    return features[-1].float().flatten(2).mean(2)
+    """One vector per image: the last block's output, mean over places -> (batch, channels)."""
+    return channels_first(features[-1]).float().flatten(2).mean(2)
 
 
 def relative_distances(x: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Vision transformer for small images as a `BlockNet`: equal groups of encoder layers as blocks.
+
+Source: Dosovitskiy and others, *An Image is Worth 16x16 Words*, arXiv 2010.11929. The encoder layers are torch's own, with
+the norm first. Features are tokens, (batch, tokens, channels).
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..blocknet import BlockNet
+from ..errors import NetworkError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """What a vision transformer is made of.
+
+    Attributes:
+        width: channels of a token.
+        depths: encoder layers of each block.
+        heads: attention heads; they share the width.
+        num_classes: number of logits.
+        patch: side of a patch in pixels.
+        image_size: side of an image in pixels.
+        mlp_ratio: hidden width of each layer's MLP over `width`.
+        pool: what the head sees: `mean` of all tokens, or a `class` token in front of them.
+        dropout: share of activations dropped while training.
+    """
+
+    width: int
+    depths: tuple[int, ...]
+    heads: int
+    num_classes: int = 10
+    patch: int = 4
+    image_size: int = 32
+    mlp_ratio: float = 4.0
+    pool: str = "mean"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depths", tuple(self.depths))  # lists come from JSON
+        if self.pool not in ("mean", "class"):
+            raise UnknownNameError("pool", self.pool, ["mean", "class"])
+        if self.width % self.heads:
+            raise NetworkError(f"ViT of width {self.width} with {self.heads} heads: expected heads that divide the width")
+        if self.image_size % self.patch:
+            raise NetworkError(f"images of {self.image_size} pixels in patches of {self.patch}: expected a whole number")
+
+
+def vit(config: ViTConfig) -> BlockNet:
+    """Build a vision transformer with fresh random weights; images (batch, 3, size, size) -> logits (batch, num_classes)."""
+    blocks = [nn.Sequential(*(_layer(config) for _ in range(depth))) for depth in config.depths]
+    shape = (3, config.image_size, config.image_size)
+    about = {"family": "vit", **asdict(config), "depths": list(config.depths)}
+    return BlockNet(PatchEmbed(config), blocks, Head(config), input_shape=shape, config=about)
+
+
+def _layer(config: ViTConfig) -> nn.Module:
+    hidden = round(config.width * config.mlp_ratio)
+    options = {"dropout": config.dropout, "activation": "gelu", "batch_first": True, "norm_first": True}
+    return nn.TransformerEncoderLayer(config.width, config.heads, hidden, **options)
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and make each a token that knows its place.
+
+    (batch, 3, size, size) -> (batch, tokens, width); the class token, if there is one, comes first.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
+        tokens = (config.image_size // config.patch) ** 2
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "class" else None
+        self.positions = nn.Parameter(0.02 * torch.randn(1, tokens + (config.pool == "class"), config.width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return tokens + self.positions
+
+
+class Head(nn.Module):
+    """Norm, pooling and classifier: (batch, tokens, width) -> (batch, classes)."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.pool = config.pool
+        self.norm = nn.LayerNorm(config.width)  # layers with the norm first leave their sum unnormalised
+        self.classifier = nn.Linear(config.width, config.num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = self.norm(tokens)
+        return self.classifier(tokens[:, 0] if self.pool == "class" else tokens.mean(1))
