@@ -62,7 +62,7 @@ CIFAR = Profile(
     networks={
         "vgg": (
             _fast_vgg("64 M 64", "256 M 256", "256 192 M", "256"),
-            _fast_vgg("64 M 64s", "128s M 128s", "224s M", "224s 224s"),
+            _fast_vgg("64 M 64s", "128s M 128s", "192s 192s M", "224s 224s"),
         )
     },
     teacher=Recipe(
