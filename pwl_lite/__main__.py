@@ -55,8 +55,8 @@ def train(args: argparse.Namespace) -> None:
     from .store import save_blocks
     from .training import train
 
-    profile = get_profile(args.profile)
-    config = profile.pair(args.family)[args.network == "student"]
+    profile = get_profile(args.profile, args.family)
+    config = profile.pair[args.network == "student"]
     recipe = replace(getattr(profile, args.network), seed=args.seed)
     if args.epochs is not None:
         recipe = replace(recipe, epochs=args.epochs)
@@ -99,14 +99,12 @@ def reproduce(args: argparse.Namespace) -> None:
     from .reproduce import reproduce
 
     keep_freed_memory()
-    profile = get_profile(args.profile)
-    profile.pair(args.family)  # a wrong name is better said before the data are read
+    profile = get_profile(args.profile, args.family)  # a wrong name is better said before the data are read
     data = _dataset(args.dataset or profile.dataset, args.root)
     records = reproduce(
         profile,
         data,
-        args.family,
-        args.seed,
+        seed=args.seed,
         teacher_seed=args.teacher_seed,
         resume=args.resume,
         root=args.out,

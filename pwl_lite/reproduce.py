@@ -11,6 +11,7 @@ from torch import nn
 
 from .blocknet import BlockNet, block_macs, num_bytes, num_params
 from .datasets import Dataset, load_dataset
+from .errors import UnknownNameError
 from .evaluation import accuracy, evaluate_lattice
 from .hardware import default_device
 from .networks import build_network, whiten_stem
@@ -27,7 +28,7 @@ STORED = torch.float16  # shipped weights have half the bytes; what is recorded 
 def reproduce(
     profile: str | Profile,
     dataset: str | Dataset | None = None,
-    family: str = "vgg",
+    family: str | None = None,
     seed: int = 0,
     teacher_seed: int | None = None,
     resume: bool = False,
@@ -40,7 +41,7 @@ def reproduce(
     Args:
         profile: `quick`, `cifar` or `paper`, or a profile of your own.
         dataset: a name for `load_dataset` or a data set; by default the profile's.
-        family: of the networks.
+        family: of the networks; by default VGG, or that of a profile of your own.
         seed: of the students (start, order of the images, draws), and of the teacher unless `teacher_seed` is given.
         teacher_seed: use, or first train, the teacher of this seed.
         resume: go on where an interrupted call stopped, at the last finished epoch.
@@ -55,11 +56,14 @@ def reproduce(
     Raises:
         UnknownNameError, DataError, TrainingError, SaveError: as the parts do.
     """
-    profile = profile if isinstance(profile, Profile) else get_profile(profile)
-    configs = profile.pair(family)
+    if isinstance(profile, str):
+        profile = get_profile(profile, family or "vgg")
+    if family not in (None, profile.family):
+        raise UnknownNameError("family", family, [profile.family])
+    configs = profile.pair
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset or profile.dataset)
     teacher_seed = seed if teacher_seed is None else teacher_seed
-    run = _Reproduction(profile, data, family, Path(root), progress)
+    run = _Reproduction(profile, data, Path(root), progress)
 
     teacher = run.network(configs[0], teacher_seed)
     history = run.train("teacher", Supervised(teacher), profile.teacher, teacher_seed, resume or teacher_seed != seed)
@@ -112,13 +116,13 @@ def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
 class _Reproduction:
     """What the three trainings of one call share."""
 
-    def __init__(self, profile: Profile, data: Dataset, family: str, root: Path, progress: bool | None):
-        self.profile, self.data, self.family, self.root, self.progress = profile, data, family, root, progress
+    def __init__(self, profile: Profile, data: Dataset, root: Path, progress: bool | None):
+        self.profile, self.data, self.root, self.progress = profile, data, root, progress
         self.device = default_device()
         self.test = data.test.to(self.device)
 
     def name(self, seed: int) -> str:
-        return f"{self.data.name}-{self.family}-{self.profile.name}-seed{seed}"
+        return f"{self.data.name}-{self.profile.family}-{self.profile.name}-seed{seed}"
 
     def network(self, config: dict[str, Any], seed: int) -> BlockNet:
         return fresh_network(config, self.data, seed).to(self.device)
@@ -147,7 +151,7 @@ class _Reproduction:
             run=self.name(seed),
             profile=self.profile.name,
             dataset=self.data.name,
-            family=self.family,
+            family=self.profile.family,
             seed=seed,
             objective=objective.settings(),
             recipe=asdict(recipe),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pwl_lite.__main__ import main
 from pwl_lite.blocknet import state_hash
-from pwl_lite.profiles import PROFILES
+from pwl_lite.profiles import get_profile
 from pwl_lite.records import load_record
 from pwl_lite.shapes10 import CLASSES, make_shapes10
 from pwl_lite.store import load_blocks, read_manifest
@@ -69,7 +69,7 @@ def test_reproduce_writes_records_and_weights_that_evaluate_confirms(reproduced,
     (name,) = (f.stem for f in (reproduced / "results" / "pwl").glob("*.json"))
     assert name == "folder-vgg-quick-seed3"
     records = {kind: load_record(kind, name, reproduced / "results") for kind in ("teacher", "kd", "pwl")}
-    assert records["pwl"].seed == 3 and len(records["pwl"].history) == PROFILES["quick"].student.epochs
+    assert records["pwl"].seed == 3 and len(records["pwl"].history) == get_profile("quick").student.epochs
     lattice = records["pwl"].lattice
     assert len(lattice) == 16 and lattice["TTTT"] == records["teacher"].lattice["TTTT"]
 

@@ -65,7 +65,7 @@ def test_sixteen_compositions_cost_at_most_six_plain_evaluations():
 PROFILE = Profile(
     name="tiny",
     dataset="tiny",
-    networks={"vgg": (TEACHER, STUDENT)},
+    pair=(TEACHER, STUDENT),
     teacher=pwl.Recipe(epochs=2, batch_size=16),
     student=pwl.Recipe(epochs=1, batch_size=16),
 )

@@ -74,9 +74,9 @@ def test_a_block_that_cannot_be_read_is_named(block):
 
 
 def test_unknown_family_profile_and_config_field_are_named():
-    with pytest.raises(UnknownNameError, match="family 'vg': expected one of vgg"):
+    with pytest.raises(UnknownNameError, match="family 'vg': expected one of vgg, resnet, vit"):
         pwl.build_network({"family": "vg", "layers": ["8", "8"]})
-    with pytest.raises(UnknownNameError, match="family 'alexnet': expected one of vgg"):
+    with pytest.raises(UnknownNameError, match="family 'alexnet': expected one of vgg, resnet, vit"):
         pwl.build_pair("alexnet")
     with pytest.raises(UnknownNameError, match="profile 'huge': expected one of quick, cifar, paper"):
         pwl.build_pair("vgg", profile="huge")
@@ -89,9 +89,9 @@ def test_one_block_is_not_swappable():
         BlockNet(nn.Identity(), [nn.Identity()], nn.Identity())
 
 
-@pytest.mark.parametrize("profile", list(pwl.PROFILES))
-def test_every_profile_builds_a_pair_that_can_be_swapped(profile):
-    teacher, student = pwl.build_pair("vgg", profile, num_classes=7)
+@pytest.mark.parametrize(("profile", "family"), [(name, family) for name, each in pwl.PROFILES.items() for family in each])
+def test_every_profile_builds_a_pair_that_can_be_swapped(profile, family):
+    teacher, student = pwl.build_pair(family, profile, num_classes=7)
     net = pwl.SwapNet(teacher, student)
     with torch.no_grad():
         assert net.eval()(torch.zeros(1, 3, 32, 32), "TS" * (net.num_blocks // 2)).shape == (1, 7)
@@ -103,10 +103,14 @@ def test_the_cifar_pair_keeps_its_budgets():
     assert pwl.num_bytes(student) <= 0.10 * pwl.num_bytes(teacher)
 
 
-def test_the_paper_pair_has_the_papers_widths_and_depths():
-    teacher, student = pwl.build_pair("vgg", "paper")
-    assert pwl.num_params(teacher) == pytest.approx(14.7e6, rel=0.01)
-    assert pwl.num_params(student) == pytest.approx(3.9e6, rel=0.01)
+@pytest.mark.parametrize(
+    ("family", "teacher_millions", "student_millions"), [("vgg", 14.7, 3.9), ("resnet", 5.3, 1.2), ("vit", 5.4, 2.7)]
+)
+def test_the_paper_pairs_have_the_papers_widths_and_depths(family, teacher_millions, student_millions):
+    # the paper's ViT (5.5 and 2.9) sees 224 x 224 images, so it has more positions and larger patches
+    teacher, student = pwl.build_pair(family, "paper")
+    assert pwl.num_params(teacher) / 1e6 == pytest.approx(teacher_millions, abs=0.06)
+    assert pwl.num_params(student) / 1e6 == pytest.approx(student_millions, abs=0.06)
 
 
 @pytest.mark.parametrize("composition", pwl.all_compositions(4))

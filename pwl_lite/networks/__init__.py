@@ -44,7 +44,7 @@ def build_pair(family: str, profile: str = "quick", num_classes: int = 10) -> tu
     """
     from ..profiles import get_profile  # profiles hold the configs and import this module's config classes
 
-    teacher, student = get_profile(profile).pair(family)
+    teacher, student = get_profile(profile, family).pair
     return build_network({**teacher, "num_classes": num_classes}), build_network({**student, "num_classes": num_classes})
 
 
