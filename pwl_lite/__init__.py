@@ -46,6 +46,7 @@ _HOMES = {
         "RelationalKD",
         "Supervised",
     ],
+    "stitching": ["fit_converters"],
     "training": ["Recipe", "train"],
     "evaluation": ["accuracy", "evaluate_lattice", "predict"],
     "store": ["load_blocks", "read_manifest", "save_blocks"],
