@@ -109,6 +109,21 @@ def test_first_switch():
     assert [first_switch(c) for c in ("TSSS", "SSST", "STST", "TTSS")] == [1, 3, 1, 2]
 
 
+def test_each_part_of_the_batch_runs_through_its_own_composition(batch):
+    net = tiny_net().eval()
+    images, targets = batch
+    drawn = iter(["TSSS", "STTS", "SSST"])
+    terms = pwl.ProgressiveDistillation(net, draws=3, sample=lambda n: next(drawn)).terms(images, targets)
+    parts = [("TSSS", slice(0, 3)), ("STTS", slice(3, 6)), ("SSST", slice(6, 8))]
+    expected = sum(naive_terms(net, images[p], targets[p], c)["cross"].item() * len(images[p]) / 8 for c, p in parts)
+    assert terms["cross"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_draws_are_refused():
+    with pytest.raises(pwl.PWLError, match="draws = 0: expected at least 1"):
+        pwl.ProgressiveDistillation(tiny_net(), draws=0)
+
+
 @pytest.mark.parametrize("running", [False, True])
 def test_running_norm_leaves_the_students_statistics_to_the_student(batch, running):
     net = tiny_net().train()

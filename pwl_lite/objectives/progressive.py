@@ -1,5 +1,6 @@
 """Progressive weight loading: train a student whose blocks can be exchanged for the teacher's, one by one."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,10 +36,11 @@ class ProgressiveDistillation(Objective):
             during the cross pass, exactly as it will when it serves; these averages are then of the student alone. Before,
             it uses the statistics of the batch, which lets weights move fast, but the running averages then mix what the
             student sees alone and what it sees behind teacher blocks, and fit neither. By default never (the authors').
-        sample: draws the composition of the cross pass from the number of blocks.
+        draws: compositions in a cross pass; each gets its share of the batch, so more cost nothing. The authors take one.
+        sample: draws one composition of the cross pass from the number of blocks.
 
     Raises:
-        TrainingError: `running_norm_from` is not between 0 and 1.
+        TrainingError: `running_norm_from` is not between 0 and 1, or `draws` is below 1.
     """
 
     def __init__(
@@ -51,12 +53,15 @@ class ProgressiveDistillation(Objective):
         cross: float = 2.0,
         converter_lr: float = 0.2,
         running_norm_from: float = 1.0,
+        draws: int = 1,
         sample: Callable[[int], str] | None = None,
     ):
         if not 0 <= running_norm_from <= 1:
             raise TrainingError(
                 f"running_norm_from = {running_norm_from!r}: expected a share of the training from 0 (always) to 1 (never)"
             )
+        if draws < 1:
+            raise TrainingError(f"draws = {draws!r}: expected at least 1 composition in a cross pass")
         self.model = net
         self.kd = KD(net.teacher, net.student, alpha, temperature)
         self.sync = sync
@@ -64,6 +69,7 @@ class ProgressiveDistillation(Objective):
         self.cross = cross
         self.converter_lr = converter_lr
         self.running_norm_from = running_norm_from
+        self.draws = draws
         self.sample = sample or random_composition
 
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -79,13 +85,23 @@ class ProgressiveDistillation(Objective):
         terms["sync"] = self.sync * sync
         terms["reconstruction"] = self.reconstruction * reconstruction
 
-        composition = self.sample(net.num_blocks)
-        features = {"S": student_features, "T": teacher_features}[composition[0]]
-        start = first_switch(composition)  # up to here the cross pass would repeat what one of the networks just did
+        features = {"S": student_features, "T": teacher_features}
         with running_norm(net.student, self.progress >= self.running_norm_from):
-            cross_logits = net.resume(features[start - 1], composition, start)
-        terms["cross"] = self.cross * kd_divergence(cross_logits, teacher_logits, self.kd.temperature)
+            terms["cross"] = self.cross * self.cross_divergence(features, teacher_logits)
         return terms
+
+    def cross_divergence(self, features: dict[str, list[Tensor]], teacher_logits: Tensor) -> Tensor:
+        """The unweighted cross loss: each part of the batch runs through a composition of its own."""
+        batch = len(teacher_logits)
+        size = math.ceil(batch / self.draws)
+        total = teacher_logits.new_zeros(())
+        for part in (slice(first, first + size) for first in range(0, batch, size)):
+            composition = self.sample(self.model.num_blocks)
+            start = first_switch(composition)  # up to here it would repeat what one of the networks just did
+            logits = self.model.resume(features[composition[0]][start - 1][part], composition, start)
+            divergence = kd_divergence(logits, teacher_logits[part], self.kd.temperature)
+            total = total + divergence * (len(logits) / batch)
+        return total
 
     def alignment(self, student_features: list[Tensor], teacher_features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The unweighted synchronisation and reconstruction losses, averaged over the N - 1 boundaries."""
@@ -112,6 +128,7 @@ class ProgressiveDistillation(Objective):
             "cross": self.cross,
             "converter_lr": self.converter_lr,
             "running_norm_from": self.running_norm_from,
+            "draws": self.draws,
             "sample": self.sample.__name__,
         }
 
