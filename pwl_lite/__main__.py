@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .errors import CompositionError, DataError, PWLError
+from .errors import CompositionError, DataError, PWLError, TrainingPaused
 
 if TYPE_CHECKING:
     from .blocknet import BlockNet
@@ -24,7 +24,8 @@ PACKAGES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the words `argv` (by default those it was called with) and return its exit code.
 
-    0: done; 2: the command, the data or a file is wrong (said in one line on stderr); 130: interrupted.
+    0: done; 2: the command, the data or a file is wrong (said in one line on stderr); 3: paused, the time given is used up;
+    130: interrupted.
     """
     args = argparse.Namespace()
     try:
@@ -32,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
     except SystemExit as end:  # argparse has said what it wants
         return int(end.code or 0)
+    except TrainingPaused:
+        print("pwl: paused, the time is used up; the same command with --resume goes on", file=sys.stderr)
+        return 3
     except PWLError as error:
         print(f"pwl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -107,6 +111,7 @@ def reproduce(args: argparse.Namespace) -> None:
         seed=args.seed,
         teacher_seed=args.teacher_seed,
         resume=args.resume,
+        max_minutes=args.max_minutes,
         root=args.out,
         progress=False if args.quiet else None,
         save_weights=args.save_weights,
@@ -275,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("profile", metavar="PROFILE", help="quick, cifar or paper")
     add_run(sub)
     sub.add_argument("--teacher-seed", type=int, metavar="N", help="use, or first train, the teacher of this seed")
+    sub.add_argument("--max-minutes", type=float, metavar="N", help="stop before one more epoch would take longer than this")
     sub.add_argument("--no-weights", dest="save_weights", action="store_false", help="write records only")
     sub.add_argument("--out", metavar="FOLDER", default="runs", help="gets results/ and weights/ (default: runs)")
 

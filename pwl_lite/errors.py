@@ -35,6 +35,10 @@ class TrainingError(PWLError):
     """A training run that cannot start, go on or be resumed."""
 
 
+class TrainingPaused(PWLError):
+    """The time that a training was given is used up; its checkpoint is there to go on from."""
+
+
 class SaveError(PWLError):
     """A file that could not be written; what stood there before is untouched."""
 

@@ -1,5 +1,6 @@
 """`pwl reproduce`: teacher, plain KD student and PWL student of one profile, as records and weights on disk."""
 
+import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ def reproduce(
     seed: int = 0,
     teacher_seed: int | None = None,
     resume: bool = False,
+    max_minutes: float | None = None,
     root: str | Path = "runs",
     progress: bool | None = None,
     save_weights: bool = True,
@@ -45,6 +47,7 @@ def reproduce(
         seed: of the students (start, order of the images, draws), and of the teacher unless `teacher_seed` is given.
         teacher_seed: use, or first train, the teacher of this seed.
         resume: go on where an interrupted call stopped, at the last finished epoch.
+        max_minutes: stop where one more epoch would take longer than this in all; call again with `resume`.
         root: gets `results/` (records), `weights/` (shards) and `cache/checkpoints/`.
         progress: as in `train`.
         save_weights: write the shards of the PWL pair.
@@ -55,6 +58,7 @@ def reproduce(
 
     Raises:
         UnknownNameError, DataError, TrainingError, SaveError: as the parts do.
+        TrainingPaused: `max_minutes` are used up before the last epoch.
     """
     if isinstance(profile, str):
         profile = get_profile(profile, family or "vgg")
@@ -63,7 +67,7 @@ def reproduce(
     configs = profile.pair
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset or profile.dataset)
     teacher_seed = seed if teacher_seed is None else teacher_seed
-    run = _Reproduction(profile, data, Path(root), progress)
+    run = _Reproduction(profile, data, Path(root), progress, max_minutes)
 
     teacher = run.network(configs[0], teacher_seed)
     history = run.train("teacher", Supervised(teacher), profile.teacher, teacher_seed, resume or teacher_seed != seed)
@@ -78,7 +82,9 @@ def reproduce(
     lattice = {"S" * student.num_blocks: accuracy(student, run.test)}
     records["kd"] = run.record("kd", seed, kd, history, lattice, teacher=teacher, student=student)
 
-    net = SwapNet(teacher, run.network(configs[1], seed))  # the same start as the KD student's
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of the converters; the student starts as the KD student did
+        net = SwapNet(teacher, run.network(configs[1], seed))
     pwl = ProgressiveDistillation(net, **profile.progressive)
     history = run.train("pwl", pwl, profile.student, seed, resume)
     round_weights(net, STORED)
@@ -116,9 +122,10 @@ def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
 class _Reproduction:
     """What the three trainings of one call share."""
 
-    def __init__(self, profile: Profile, data: Dataset, root: Path, progress: bool | None):
+    def __init__(self, profile: Profile, data: Dataset, root: Path, progress: bool | None, max_minutes: float | None):
         self.profile, self.data, self.root, self.progress = profile, data, root, progress
         self.device = default_device()
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.test = data.test.to(self.device)
 
     def name(self, seed: int) -> str:
@@ -130,7 +137,9 @@ class _Reproduction:
     def train(self, experiment: str, objective: Objective, recipe: Recipe, seed: int, resume: bool) -> list[dict[str, Any]]:
         checkpoint = self.root / "cache" / "checkpoints" / f"{experiment}-{self.name(seed)}.pt"
         recipe = replace(recipe, seed=seed)
-        return train(objective, self.data, recipe, checkpoint=checkpoint, resume=resume, progress=self.progress)
+        left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
+        options = {"checkpoint": checkpoint, "resume": resume, "max_minutes": left, "progress": self.progress}
+        return train(objective, self.data, recipe, **options)
 
     def record(
         self,

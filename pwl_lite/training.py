@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
 from .datasets import Dataset, augment
-from .errors import TrainingError, UnknownNameError
+from .errors import TrainingError, TrainingPaused, UnknownNameError
 from .files import atomic_path
 from .hardware import default_device, speed_features
 from .objectives import Objective
@@ -85,6 +85,7 @@ def train(
     *,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    max_minutes: float | None = None,
     progress: bool | None = None,
     device: str | torch.device | None = None,
 ) -> list[dict[str, Any]]:
@@ -99,6 +100,8 @@ def train(
         recipe: how.
         checkpoint: file written (whole or not at all) after each epoch.
         resume: go on from `checkpoint` if it is there.
+        max_minutes: stop where one more epoch would take longer than this in all; at least one epoch is trained. Needs a
+            `checkpoint`, from which another call with `resume` goes on.
         progress: show a bar with loss terms and time left; by default unless the variable PWL_PROGRESS is `0`.
         device: by default a GPU if there is one.
 
@@ -106,7 +109,9 @@ def train(
         One entry per epoch: `{"epoch", "loss": {term: mean}, "lr", "seconds"}`.
 
     Raises:
-        TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run.
+        TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run; a limit on the
+            time without a checkpoint.
+        TrainingPaused: `max_minutes` are used up before the last epoch.
         SaveError: the checkpoint could not be written.
     """
     device = torch.device(device or default_device())
@@ -116,6 +121,8 @@ def train(
         raise TrainingError(
             f"{len(split)} training images: expected at least one batch of {recipe.batch_size}; lower batch_size"
         )
+    if max_minutes is not None and checkpoint is None:
+        raise TrainingError(f"max_minutes = {max_minutes}: expected a checkpoint too, or the time would be lost")
     recipe = resolve(recipe, device)
     bf16 = recipe.precision == "bf16"
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -130,6 +137,7 @@ def train(
 
     show = progress if progress is not None else os.environ.get("PWL_PROGRESS") != "0"
     total = recipe.epochs * steps
+    begin = time.perf_counter()
     with tqdm(total=total, initial=len(history) * steps, disable=not show, unit="step", mininterval=1) as bar:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             started = time.perf_counter()
@@ -160,6 +168,9 @@ def train(
             )
             if checkpoint:
                 run.save(Path(checkpoint))
+            now = time.perf_counter()
+            if max_minutes is not None and epoch < recipe.epochs and 2 * now - started - begin > 60 * max_minutes:
+                raise TrainingPaused(f"paused after epoch {epoch} of {recipe.epochs}: go on from {checkpoint} with resume")
     model.eval()
     return history
 

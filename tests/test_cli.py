@@ -120,6 +120,21 @@ def test_distilling_from_the_teacher_of_a_pair(reproduced, images, pwl, tmp_path
     assert used == state_hash(load_blocks(weights_of(reproduced)).teacher)
 
 
+def test_reproducing_in_slices_gives_the_same_records(images, reproduced, pwl, tmp_path):
+    line = f"reproduce quick --dataset folder --root {images} --seed 3 --quiet --out {tmp_path} --max-minutes 0 --resume"
+    epochs = [get_profile("quick").teacher.epochs] + 2 * [get_profile("quick").student.epochs]
+    codes = []
+    while not codes or codes[-1] == 3:
+        code, _, err = pwl(line)
+        codes.append(code)
+        assert code == 0 or "paused, the time is used up; the same command with --resume goes on" in err
+    assert codes == [3] * (len(codes) - 1) + [0] and len(codes) <= sum(epochs)
+    name = "folder-vgg-quick-seed3"
+    for kind in ("teacher", "kd", "pwl"):
+        parts, whole = (load_record(kind, name, root / "results") for root in (tmp_path, reproduced))
+        assert parts.lattice == whole.lattice
+
+
 def test_interrupted_training_resumes_to_the_same_weights(images, pwl, tmp_path):
     line = f"train --dataset folder --root {images} --quiet --epochs 12 --network student"
     assert pwl(f"{line} --out {tmp_path / 'whole'}")[0] == 0

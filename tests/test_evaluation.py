@@ -99,6 +99,14 @@ def test_reproduce_shares_a_teacher_between_seeds_and_resumes(tmp_path):
     assert other["pwl"].seed == 1 and other["pwl"].history != first["pwl"].history
 
 
+def test_the_seed_decides_everything(tmp_path):
+    for root in ("one", "two"):
+        torch.rand(3)  # what was drawn before must not matter
+        reproduce(PROFILE, tiny_data(), root=tmp_path / root, progress=False)
+    one, two = (pwl.load_blocks(tmp_path / root / "weights" / "tiny-vgg-tiny-seed0") for root in ("one", "two"))
+    assert pwl.state_hash(one) == pwl.state_hash(two)
+
+
 def test_reproduce_names_what_it_does_not_know(tmp_path):
     with pytest.raises(pwl.PWLError, match="profile 'big'"):
         reproduce("big", root=tmp_path)

@@ -11,7 +11,7 @@ from networks_for_tests import tiny_data, tiny_pair
 
 import pwl_lite as pwl
 from pwl_lite import training
-from pwl_lite.errors import SaveError, TrainingError
+from pwl_lite.errors import SaveError, TrainingError, TrainingPaused
 from pwl_lite.hardware import speed_features
 from pwl_lite.training import Recipe
 
@@ -103,6 +103,34 @@ def test_learning_rates_of_converters_biases_and_schedule():
     assert peak in (3, 4) and rates[-1] < 0.02
     trained = {id(p) for g in optimizer.param_groups for p in g["params"]}
     assert trained == {id(p) for m in (net.student, net.converters) for p in m.parameters()}
+
+
+def test_a_run_in_slices_ends_with_the_same_weights_as_a_whole_one(tmp_path):
+    whole, _ = pwl_run(tmp_path, "whole")
+    checkpoint = tmp_path / "slices.pt"
+    paused = 0
+    for _ in range(4):
+        torch.manual_seed(3)
+        objective = pwl.ProgressiveDistillation(pwl.SwapNet(*tiny_pair()), running_norm_from=0.7)
+        settings = {"checkpoint": checkpoint, "resume": True, "max_minutes": 0, "progress": False}
+        try:
+            history = pwl.train(objective, tiny_data(), RECIPE, **settings)
+        except TrainingPaused as pause:
+            paused += 1
+            assert f"paused after epoch {paused} of 4" in str(pause) and "slices.pt" in str(pause)
+    assert paused == 3 and len(history) == 4
+    assert pwl.state_hash(objective.model) == pwl.state_hash(whole.model)
+
+
+def test_enough_time_does_not_pause(tmp_path):
+    objective = pwl.Supervised(tiny_pair()[1])
+    settings = {"checkpoint": tmp_path / "c.pt", "max_minutes": 5, "progress": False}
+    assert len(pwl.train(objective, tiny_data(), RECIPE, **settings)) == 4
+
+
+def test_a_limit_without_a_checkpoint_is_refused():
+    with pytest.raises(TrainingError, match="max_minutes = 5: expected a checkpoint"):
+        pwl.train(pwl.Supervised(tiny_pair()[1]), tiny_data(), RECIPE, max_minutes=5)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_last_checkpoint(tmp_path):
