@@ -11,7 +11,7 @@ from networks_for_tests import tiny_data, tiny_net, tiny_pair
 from torch.nn.functional import one_hot
 
 import pwl_lite as pwl
-from pwl_lite.objectives import feature_distance, kd_divergence, random_composition
+from pwl_lite.objectives import even_composition, feature_distance, kd_divergence, prefix_composition, random_composition
 from pwl_lite.objectives.progressive import first_switch
 
 MIXED = [c for c in pwl.all_compositions(4) if len(set(c)) == 2]
@@ -103,6 +103,14 @@ def test_random_compositions_are_mixed_and_half_of_them_single_cuts():
     single_cut = sum(n for c, n in draws.items() if c.count("TS") + c.count("ST") == 1)
     # half of the draws by design, and 6 of the 14 mixed compositions of the fair coins
     assert single_cut / 8000 == pytest.approx(0.5 + 0.5 * 6 / 14, abs=0.02)
+
+
+def test_even_and_prefix_draws():
+    torch.manual_seed(0)
+    even = Counter(even_composition(4) for _ in range(7000))
+    assert set(even) == set(MIXED) and all(abs(n - 500) < 110 for n in even.values())  # 5 standard deviations of 22
+    prefix = Counter(prefix_composition(4) for _ in range(3000))
+    assert set(prefix) == {"TSSS", "TTSS", "TTTS"} and all(abs(n - 1000) < 130 for n in prefix.values())
 
 
 def test_first_switch():

@@ -5,7 +5,8 @@ from .dkd import DKD
 from .features import AttentionTransfer, FeatureDistillation, FitNet, RelationalKD
 from .kd import KD, kd_divergence
 from .objective import Objective
-from .progressive import ProgressiveDistillation, feature_distance, random_composition
+from .progressive import ProgressiveDistillation, feature_distance
+from .sampling import even_composition, prefix_composition, random_composition
 from .supervised import Supervised
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "ProgressiveDistillation",
     "RelationalKD",
     "Supervised",
+    "even_composition",
     "feature_distance",
     "kd_divergence",
+    "prefix_composition",
     "random_composition",
 ]

@@ -12,6 +12,7 @@ from ..errors import TrainingError
 from ..swapnet import SwapNet
 from .kd import KD, kd_divergence
 from .objective import Objective
+from .sampling import random_composition
 
 
 class ProgressiveDistillation(Objective):
@@ -176,21 +177,6 @@ class _FeatureDistance(torch.autograd.Function):
             weighted(a, norm_a, b) if ctx.needs_input_grad[0] else None,
             weighted(b, norm_b, a) if ctx.needs_input_grad[1] else None,
         )
-
-
-def random_composition(num_blocks: int) -> str:
-    """The authors' draw for the cross pass, from torch's random numbers: never all-S, never all-T.
-
-    Half of the time the first or the last blocks, up to a random cut, are the teacher's; else each block is by a fair coin.
-    """
-    if torch.rand(()) < 0.5:
-        cut = int(torch.randint(1, num_blocks, ()))
-        first, second = "TS" if torch.rand(()) < 0.5 else "ST"
-        return first * cut + second * (num_blocks - cut)
-    while True:
-        composition = "".join("T" if coin else "S" for coin in torch.rand(num_blocks) < 0.5)
-        if len(set(composition)) == 2:
-            return composition
 
 
 def first_switch(composition: str) -> int:
