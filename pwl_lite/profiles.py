@@ -90,7 +90,14 @@ _CIFAR = [
             cutout=8,
         ),
         student=Recipe(epochs=12, batch_size=256, lr=0.4, bias_lr=8),
-        progressive={"converter_lr": 0.05, "cross": 1.0, "running_norm_from": 0.5},
+        progressive={
+            "converter_lr": 0.4,
+            "sync": 0.5,
+            "reconstruction": 0.5,
+            "cross": 0.5,
+            "draws": 4,
+            "running_norm_from": 0.5,
+        },
     ),
 ]
 
