@@ -129,7 +129,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
     from .evaluation import accuracy, evaluate_lattice
     from .hardware import default_device
-    from .store import load_blocks, read_manifest
+    from .manifest import read_manifest
+    from .store import load_blocks
     from .swapnet import SwapNet, check_composition
 
     folder = _weights(args.weights)
@@ -177,7 +178,8 @@ def doctor(args: argparse.Namespace) -> None:
 
     import torch
 
-    from .datasets import cache_folder, load_dataset
+    from .cifar import cache_folder
+    from .datasets import load_dataset
     from .hardware import cpu_flags, default_device, device_name, speed_features
     from .records import commit, data_folder
 
@@ -229,7 +231,8 @@ def _weights(name: str) -> Path:
 
 
 def _teacher(name: str, data: "Dataset") -> "BlockNet":
-    from .store import load_blocks, read_manifest
+    from .manifest import read_manifest
+    from .store import load_blocks
     from .swapnet import SwapNet
 
     folder = _weights(name)

@@ -4,14 +4,8 @@ A whole data set lives in memory as uint8 tensors (N x 3 x height x width). Taki
 operation and augmentation a tensor operation, on whichever device the data is: no worker processes.
 """
 
-import contextlib
 import hashlib
-import http.client
-import json
 import os
-import shutil
-import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cifar import CIFAR, read_cifar
 from .errors import DataError, UnknownNameError
+from .image_folder import read_image_folder
 
-CIFAR = {"cifar10": ("CIFAR10", 10), "cifar100": ("CIFAR100", 100)}  # torchvision's name, number of classes
 NAMES = (*CIFAR, "folder", "shapes10")
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-DOWNLOAD_TIMEOUT = 30  # seconds without an answer; without it a dropped connection would wait for ever
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,28 +153,16 @@ def load_dataset(
     if name != "folder" and root is not None:
         raise DataError(f"root={str(root)!r} with dataset {name!r}: root is for 'folder', cache for others")
     if name == "folder":
-        return _load_folder(root, image_size)
+        arrays, classes = read_image_folder(root, image_size)
+        return _dataset(name, arrays, classes, f"image folder {Path(root).name!r}")
     if name == "shapes10":
         from . import shapes10
 
         train_images, train_labels, test_images, test_labels = shapes10.make_shapes10(seed=seed)
         arrays = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
         return _dataset(name, arrays, shapes10.CLASSES, f"drawn by code (seed {seed})")
-    folder = (cache_folder() if cache is None else Path(cache)) / name
-    if not _present(folder):
-        if not download:
-            raise DataError(f"dataset {name!r}: not in {folder} (download=False). {_ways_out(name, folder)}")
-        _download(name, folder)
-    arrays, classes = _read_cache(name, folder)
+    arrays, classes = read_cifar(name, cache, download)
     return _dataset(name, arrays, classes, "real images, read from the cache")
-
-
-def cache_folder() -> Path:
-    """$PWL_DATA_DIR, or else data/cache in the checkout that holds this package or in the current folder."""
-    if os.environ.get("PWL_DATA_DIR"):
-        return Path(os.environ["PWL_DATA_DIR"])
-    checkout = Path(__file__).resolve().parents[1]
-    return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "data" / "cache"
 
 
 def augment(images: Tensor, flip: bool = True, crop: int = 2, cutout: int = 0) -> Tensor:
@@ -246,141 +227,3 @@ def _mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     variance = (counts * values**2).sum(1) / pixels - mean**2
     mean, std = mean / 255, np.sqrt(np.maximum(variance, 1e-6)) / 255  # not 0, also if all is one flat colour
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-# ---- the cache: <cache>/<name>/{train,test}_images.npy, {train,test}_labels.npy, classes.json
-
-
-def _present(folder: Path) -> bool:
-    """Whether there is anything to read; a folder with some files missing is damaged, not absent."""
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _ways_out(name: str, folder: Path) -> str:
-    return (
-        f"Three ways out: place {{train,test}}_images.npy, {{train,test}}_labels.npy and classes.json in "
-        f"{folder} (or set PWL_DATA_DIR to a cache that has a folder {name}); load it with download=True "
-        f"where there is internet; or use load_dataset('shapes10'), which is drawn by code"
-    )
-
-
-def _read_cache(name: str, folder: Path) -> tuple[dict, tuple[str, ...]]:
-    """Memory-map the arrays of one data set and check them; DataError names the first file that is wrong."""
-
-    def check(good: bool, file: str, reason: str) -> None:
-        if not good:
-            raise DataError(f"{folder / file}: {reason}. Delete {folder} to have it downloaded again")
-
-    def read(file: str) -> object:
-        check((folder / file).is_file(), file, f"missing from the cache of {name!r}")
-        try:
-            if file.endswith(".json"):
-                return json.loads((folder / file).read_text(encoding="utf-8"))
-            return np.load(folder / file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            check(False, file, f"not readable ({error})")
-
-    classes, count = read("classes.json"), CIFAR[name][1]
-    named = isinstance(classes, list) and len(classes) == count and all(isinstance(c, str) for c in classes)
-    check(named, "classes.json", f"expected a list of {count} class names")
-    arrays = {}
-    for split in ("train", "test"):
-        file = f"{split}_images.npy"
-        images = read(file)
-        good = images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3) and len(images) > 0
-        check(good, file, f"expected uint8 (N, 32, 32, 3), found {images.dtype} {images.shape}")
-        file = f"{split}_labels.npy"
-        labels = read(file)
-        good = labels.dtype == np.uint8 and labels.shape == images.shape[:1]
-        check(good, file, f"expected uint8 ({len(images)},), found {labels.dtype} {labels.shape}")
-        check(labels.max() < count, file, f"label {labels.max()}: expected 0 to {count - 1}")
-        arrays[split] = images, labels
-    return arrays, tuple(classes)
-
-
-def _download(name: str, folder: Path) -> None:
-    """Fetch CIFAR through torchvision (it verifies checksums) into the cache, whole or not at all."""
-    work = None
-    timeout = socket.getdefaulttimeout()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-        _fetch_cifar(CIFAR[name][0], work / "download", work / "ready")
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # an empty folder would stop the rename on some systems
-        try:
-            os.rename(work / "ready", folder)
-        except OSError:
-            if not _present(folder):  # present: another process finished the same download first
-                raise
-    except (OSError, RuntimeError, ValueError, ImportError, http.client.HTTPException) as error:
-        reason = f"{type(error).__name__}: {error}"
-        message = f"dataset {name!r}: not in {folder}, and the download failed ({reason})"
-        raise DataError(f"{message}. {_ways_out(name, folder)}") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _fetch_cifar(class_name: str, download: Path, ready: Path) -> None:
-    """Download and unpack one CIFAR set and write its five files into the folder `ready`."""
-    from ._compat import import_torchvision  # only here: a cache hit needs no torchvision
-
-    maker = getattr(import_torchvision().datasets, class_name)
-    ready.mkdir()
-    for split in ("train", "test"):
-        part = maker(str(download), train=split == "train", download=True)
-        np.save(ready / f"{split}_images.npy", part.data)
-        np.save(ready / f"{split}_labels.npy", np.asarray(part.targets, np.uint8))
-    (ready / "classes.json").write_text(json.dumps(part.classes), encoding="utf-8")
-    for file in ready.iterdir():
-        with open(file, "rb+") as handle:
-            os.fsync(handle.fileno())  # the bytes must be on the disk before the name is
-
-
-# ---- image folders
-
-
-def _load_folder(root: str | os.PathLike | None, image_size: int) -> Dataset:
-    if root is None:
-        raise DataError("dataset 'folder': expected root=FOLDER, with train/CLASS/*.png and test/CLASS/*.png")
-    root = Path(root)
-    if image_size < 1:
-        raise DataError(f"image_size={image_size}: expected at least 1 pixel")
-    for folder in (root, root / "train", root / "test"):
-        if not folder.is_dir():
-            expected = f"{root}/train/CLASS/*.png and {root}/test/CLASS/*.png"
-            raise DataError(f"{folder}: no such folder; expected {expected}")
-    classes = _class_folders(root / "train")
-    arrays = {split: _read_images(root / split, classes, image_size) for split in ("train", "test")}
-    return _dataset("folder", arrays, classes, f"image folder {root.name!r}")
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")))
-
-
-def _read_images(folder: Path, classes: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The central squares of all images in folder/CLASS/ -> uint8 (N, size, size, 3) in RGB, labels (N,)."""
-    from PIL import Image, ImageOps
-
-    if foreign := set(_class_folders(folder)) - set(classes):
-        raise DataError(f"{folder / min(foreign)}: not a class of the training images ({', '.join(classes)})")
-    images, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(f for f in (folder / name).glob("*") if f.suffix.lower() in IMAGE_ENDINGS)
-        if not files and (folder.name == "train" or (folder / name).is_dir()):
-            raise DataError(f"{folder / name}: no images; expected {', '.join(IMAGE_ENDINGS)} files")
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    upright = ImageOps.exif_transpose(image).convert("RGB")
-                images.append(np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise DataError(f"{file}: not readable as an image ({error}); mend or remove it") from error
-            labels.append(label)
-    if not images:
-        raise DataError(f"{folder}: no images; expected CLASS/*.png or {', '.join(IMAGE_ENDINGS[1:])}")
-    return np.stack(images), np.asarray(labels)

@@ -10,11 +10,8 @@ only; nothing in the folder is ever unpickled or run.
 """
 
 import hashlib
-import json
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,12 +23,9 @@ from torch import Tensor, nn
 from .blocknet import BlockNet
 from .errors import PWLError, StoreError
 from .files import atomic_path
+from .manifest import MANIFEST, NETWORKS, SCHEMA, check_manifest, read_manifest, shard_names, some, to_json
 from .networks import build_network
 from .swapnet import SwapNet
-
-MANIFEST = "manifest.json"
-SCHEMA = 1
-NETWORKS = {"swapnet": ("teacher", "student"), "network": ("network",)}  # kind -> the networks it is made of
 
 
 def save_blocks(
@@ -81,7 +75,7 @@ def save_blocks(
         "extra": extra or {},
     }
     check_manifest(manifest, "manifest to be written")
-    _to_json(manifest)  # what JSON cannot hold is refused before any file is made
+    to_json(manifest)  # what JSON cannot hold is refused before any file is made
     stale = _shard_files(folder) - {entry["file"] for entry in manifest["shards"].values()}
 
     made = not folder.exists()
@@ -93,7 +87,7 @@ def save_blocks(
                 entry = manifest["shards"][name]
                 entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
                 _write(stack.enter_context(atomic_path(folder / entry["file"])), data)
-            _write(manifest_file, _to_json(manifest).encode())
+            _write(manifest_file, to_json(manifest).encode())
     except PWLError:
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -133,97 +127,6 @@ def load_blocks(
     return net.eval()
 
 
-def read_manifest(folder: str | os.PathLike) -> dict:
-    """The manifest of a folder of shards, checked: schema, keys, types, and that no shard lies elsewhere.
-
-    Raises:
-        StoreError: folder or manifest missing, not JSON, of an unknown schema, or not like `save_blocks`'.
-    """
-    folder = Path(folder)
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        problem = "not a folder" if folder.exists() else "no such folder"
-        raise StoreError(f"{folder}: {problem}; expected one made by save_blocks")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: missing; written last, so this save is incomplete: save it again") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: cannot be read as JSON ({error}); save or copy it again") from error
-    return check_manifest(manifest, str(path))
-
-
-def check_manifest(manifest: object, source: str) -> dict:
-    """Return `manifest` if it is like `save_blocks`'; `source` names it in errors. Raises StoreError."""
-
-    def expect(condition: bool, found: str, expected: str) -> None:
-        if not condition:
-            raise StoreError(f"{source}: {found}, expected {expected}")
-
-    expect(isinstance(manifest, dict), f"a {type(manifest).__name__}", "an object")
-    expect("schema" in manifest, "key 'schema' is missing", f"schema {SCHEMA}")
-    schema = manifest["schema"]
-    expect(_whole(schema) and schema == SCHEMA, f"schema {schema!r}", f"{SCHEMA}; is it of another version?")
-    missing = set(KEYS) - set(manifest)
-    expect(not missing, f"missing {_some(missing)}", f"the keys {', '.join(KEYS)}")
-    for key, (fits, expected) in KEYS.items():
-        expect(fits(manifest[key]), f"{key} {manifest[key]!r}", expected)
-    mean, std, kind = manifest["mean"], manifest["std"], manifest["kind"]
-    expect(len(mean) == len(std), f"mean {mean!r} and std {std!r}", "as many of one as of the other")
-    for key, names in (("networks", NETWORKS[kind]), ("shards", shard_names(kind, manifest["num_blocks"]))):
-        missing, unknown = set(names) - set(manifest[key]), set(manifest[key]) - set(names)
-        expect(not missing, f"{key} without {_some(missing)}", f"all of {', '.join(names)}")
-        expect(not unknown, f"{key} with {_some(unknown)}", f"only {', '.join(names)}")
-    for name, entry in manifest["shards"].items():
-        for key, (fits, expected) in SHARD_KEYS.items():
-            found = entry.get(key) if isinstance(entry, dict) else entry
-            expect(fits(found), f"shard {name!r} with {key} {found!r}", expected)
-    return manifest
-
-
-def _whole(x: object) -> bool:
-    return type(x) is int and x >= 0
-
-
-def _number(x: object) -> bool:
-    return type(x) in (int, float) and math.isfinite(x)
-
-
-def _list(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda values: isinstance(values, list) and all(map(fits, values))
-
-
-def _dict(fits: Callable[[object], bool] = lambda x: True) -> Callable[[object], bool]:
-    return lambda values: isinstance(values, dict) and all(map(fits, values.values()))
-
-
-KEYS = {  # of the manifest beside `schema`: what each may hold, and how to say so
-    "kind": (lambda x: isinstance(x, str) and x in NETWORKS, f"one of {', '.join(NETWORKS)}"),
-    "num_blocks": (lambda x: _whole(x) and 2 <= x <= 1000, "a whole number from 2 to 1000"),
-    "networks": (_dict(lambda x: x is None or isinstance(x, dict)), "an object with configs (or null)"),
-    "input_shape": (_list(_whole), "a list of whole numbers"),
-    "classes": (_list(lambda x: isinstance(x, str)), "a list of class names"),
-    "mean": (_list(_number), "a list of numbers"),
-    "std": (_list(lambda x: _number(x) and x > 0), "a list of numbers above 0"),
-    "shards": (_dict(), "an object with an entry for each shard"),
-    "extra": (_dict(), "an object"),
-}
-SHARD_KEYS = {
-    "file": (
-        lambda x: isinstance(x, str) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", x)),
-        "a plain name that ends in '.safetensors', of a file in the folder itself",
-    ),
-    "bytes": (_whole, "a whole number"),
-    "sha256": (lambda x: isinstance(x, str) and bool(re.fullmatch("[0-9a-f]{64}", x)), "64 hex digits"),
-}
-
-
-def shard_names(kind: str, num_blocks: int) -> list[str]:
-    """The names of all shards: network by network, then the converters at the N - 1 boundaries."""
-    names = [f"{network}-{i}" for network in NETWORKS[kind] for i in range(1, num_blocks + 1)]
-    return names + [f"converter-{i}" for i in range(1, num_blocks) if kind == "swapnet"]
-
-
 def shard_parts(net: SwapNet | BlockNet) -> dict[str, nn.Module]:
     """What each shard holds: a block with `embed` or `head` at the ends (`BlockNet.part`), or a converter."""
     kind, networks = _networks_of(net)
@@ -243,7 +146,7 @@ def build_from_manifest(
     """
     names = NETWORKS[manifest["kind"]]
     if networks is not None and set(networks) != set(names):
-        raise StoreError(f"{source}: networks given for {_some(networks)}, expected {_some(names)}")
+        raise StoreError(f"{source}: networks given for {some(networks)}, expected {some(names)}")
     with torch.random.fork_rng(devices=[]):  # first weights are random: loading must not shift a seeded run
         built = {}
         for name in names:
@@ -310,9 +213,9 @@ def check_fits(tensors: Mapping[str, Tensor], part: nn.Module, source: str) -> N
     expected = part.state_dict()
     why = "it is from another network; load it with the networks it was saved from"
     if lacking := set(expected) - set(tensors):
-        raise StoreError(f"{source}: lacks {_some(lacking)}: {why}")
+        raise StoreError(f"{source}: lacks {some(lacking)}: {why}")
     if unknown := set(tensors) - set(expected):
-        raise StoreError(f"{source}: has {_some(unknown)}, which the network does not have: {why}")
+        raise StoreError(f"{source}: has {some(unknown)}, which the network does not have: {why}")
     for name, wanted in expected.items():
         found = tensors[name]
         if found.shape != wanted.shape or not _holds(wanted.dtype, found.dtype):
@@ -359,15 +262,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())  # a full disk may show only here: it must before the first file is replaced
-
-
-def _to_json(manifest: dict) -> str:
-    try:
-        return json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"manifest: {error}; expected in extra and configs only what JSON holds") from error
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(map(repr, names))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

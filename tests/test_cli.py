@@ -18,10 +18,11 @@ from PIL import Image
 
 from pwl_lite.__main__ import main
 from pwl_lite.blocknet import state_hash
+from pwl_lite.manifest import read_manifest
 from pwl_lite.profiles import get_profile
 from pwl_lite.records import load_record
 from pwl_lite.shapes10 import CLASSES, make_shapes10
-from pwl_lite.store import load_blocks, read_manifest
+from pwl_lite.store import load_blocks
 
 
 @pytest.fixture(scope="session")

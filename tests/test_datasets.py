@@ -21,9 +21,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pwl_lite import datasets
+from pwl_lite import cifar, datasets
 from pwl_lite._compat import import_torchvision
-from pwl_lite.datasets import Dataset, Split, augment, cache_folder, load_dataset
+from pwl_lite.cifar import cache_folder
+from pwl_lite.datasets import Dataset, Split, augment, load_dataset
 from pwl_lite.errors import DataError, UnknownNameError
 
 FILES = ["classes.json", "test_images.npy", "test_labels.npy", "train_images.npy", "train_labels.npy"]
@@ -72,7 +73,7 @@ def test_a_cache_hit_gives_the_arrays_as_contiguous_tensors(tmp_path):
 
 
 def test_the_cache_is_memory_mapped(tmp_path):
-    arrays, _ = datasets._read_cache("cifar10", write_cache(tmp_path / "cifar10"))
+    arrays, _ = cifar._read_cache("cifar10", write_cache(tmp_path / "cifar10"))
     assert all(isinstance(array, np.memmap) for pair in arrays.values() for array in pair)
 
 
@@ -89,8 +90,8 @@ def test_the_cache_folder_is_that_of_the_environment_or_of_the_checkout(tmp_path
     monkeypatch.setenv("PWL_DATA_DIR", str(tmp_path / "elsewhere"))
     assert cache_folder() == tmp_path / "elsewhere"
     monkeypatch.delenv("PWL_DATA_DIR")
-    module = tmp_path / "checkout" / "pwl_lite" / "datasets.py"
-    monkeypatch.setattr(datasets, "__file__", str(module))
+    module = tmp_path / "checkout" / "pwl_lite" / "cifar.py"
+    monkeypatch.setattr(cifar, "__file__", str(module))
     assert cache_folder() == tmp_path / "data" / "cache"  # installed somewhere: the current folder
     module.parent.mkdir(parents=True)
     (tmp_path / "checkout" / "pyproject.toml").touch()
@@ -153,9 +154,9 @@ class Archive:
     """A CIFAR archive in the original's form, with a few images, served by a local HTTP server."""
 
     def __init__(self, name: str, folder: Path):
-        self.maker = getattr(import_torchvision().datasets, datasets.CIFAR[name][0])
+        self.maker = getattr(import_torchvision().datasets, cifar.CIFAR[name][0])
         key = "labels" if name == "cifar10" else "fine_labels"
-        self.count = datasets.CIFAR[name][1]
+        self.count = cifar.CIFAR[name][1]
         self.parts = {}  # file name in the archive -> (images, labels)
         meta = self.maker.meta
         contents = {meta["filename"]: {meta["key"]: [f"c{i}" for i in range(self.count)]}}
@@ -273,7 +274,7 @@ def test_a_server_out_of_reach_leaves_nothing(archive, name, tmp_path):
 
 
 def test_a_server_that_never_answers_is_given_up(archive, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DOWNLOAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(cifar, "DOWNLOAD_TIMEOUT", 0.5)
     # it accepts the connection and is silent
     monkeypatch.setattr(archive.server, "process_request", lambda request, address: None)
     start = time.monotonic()

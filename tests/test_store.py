@@ -16,8 +16,9 @@ from torch import nn
 
 from pwl_lite.blocknet import BlockNet, state_hash
 from pwl_lite.errors import SaveError, StoreError
+from pwl_lite.manifest import MANIFEST, read_manifest, shard_names
 from pwl_lite.networks import VGGConfig, vgg
-from pwl_lite.store import MANIFEST, load_blocks, read_manifest, save_blocks, shard_names
+from pwl_lite.store import load_blocks, save_blocks
 from pwl_lite.swapnet import SwapNet, all_compositions
 
 META = {"classes": ["a", "b", "c"], "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
