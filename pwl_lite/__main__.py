@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse has said what it wants
         return int(end.code or 0)
     except TrainingPaused:
-        print("pwl: paused, the time is used up; the same command with --resume goes on", file=sys.stderr)
+        same = "the same command with --resume" if "resume" in args else "the same command"
+        print(f"pwl: paused, the time is used up; {same} goes on", file=sys.stderr)
         return 3
     except PWLError as error:
         print(f"pwl: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -121,6 +122,22 @@ def reproduce(args: argparse.Namespace) -> None:
         for composition, percent in record.lattice.items():
             print(f"  {composition}  {percent:.2f} %")
     print(f"records in {Path(args.out) / 'results'}")
+
+
+def plan(args: argparse.Namespace) -> None:
+    """`pwl plan`: what is left of the runs in a file."""
+    from .hardware import keep_freed_memory
+    from .plan import left, read_plan, run_plan
+
+    table = read_plan(args.file)
+    runs = list(left(table, table.dataset, args.out))
+    print(f"{args.file}: {len(table.runs) - len(runs)} of {len(table.runs)} runs are done")
+    for run in runs:
+        print(f"  left: {run.experiment}, seed {run.seed}")
+    if runs and not args.dry_run:
+        keep_freed_memory()
+        run_plan(table, args.out, max_minutes=args.max_minutes, progress=False if args.quiet else None)
+        print(f"done; records in {Path(args.out) / 'results'}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -286,6 +303,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-minutes", type=float, metavar="N", help="stop before one more epoch would take longer than this")
     sub.add_argument("--no-weights", dest="save_weights", action="store_false", help="write records only")
     sub.add_argument("--out", metavar="FOLDER", default="runs", help="gets results/ and weights/ (default: runs)")
+
+    sub = command("plan", plan, "train what is left of the runs in a file")
+    sub.add_argument("file", metavar="FILE", help="a plan in JSON")
+    sub.add_argument("--dry-run", action="store_true", help="only say what is left")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub.add_argument("--max-minutes", type=float, metavar="N", help="stop before one more epoch would take longer than this")
+    sub.add_argument("--out", metavar="FOLDER", default="runs", help="gets results/ (default: runs)")
 
     sub = command("evaluate", evaluate, "accuracy of saved weights: of all compositions, or of one")
     sub.add_argument("weights", metavar="WEIGHTS", help="a folder of blocks, or the name of shipped weights")

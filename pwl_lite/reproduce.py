@@ -1,25 +1,25 @@
-"""`pwl reproduce`: teacher, plain KD student and PWL student of one profile, as records and weights on disk."""
+"""Runs: trainings of one profile's teacher and students, as records and weights on disk; `pwl reproduce` is three of them."""
 
+import contextlib
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
 from .blocknet import BlockNet, block_macs, num_bytes, num_params
 from .datasets import Dataset, load_dataset
-from .errors import UnknownNameError
+from .errors import RecordError, StoreError, UnknownNameError
 from .evaluation import accuracy, evaluate_lattice
 from .hardware import default_device
 from .networks import build_network, whiten_stem
-from .objectives import KD, Objective, ProgressiveDistillation, Supervised
-from .profiles import Profile, get_profile
-from .records import Record, environment
-from .store import save_blocks
+from .objectives import Objective, Supervised, build_objective
+from .profiles import Config, Profile, get_profile
+from .records import Record, data_folder, environment, load_record
+from .store import load_blocks, save_blocks
 from .swapnet import SwapNet
 from .training import Recipe, resolve, train
 
@@ -45,7 +45,8 @@ def reproduce(
         dataset: a name for `load_dataset` or a data set; by default the profile's.
         family: of the networks; by default VGG, or that of a profile of your own.
         seed: of the students (start, order of the images, draws), and of the teacher unless `teacher_seed` is given.
-        teacher_seed: use, or first train, the teacher of this seed.
+        teacher_seed: use, or first train, the teacher of this seed; its weights are taken from `root`, or from those that come
+            with the package.
         resume: go on where an interrupted call stopped, at the last finished epoch.
         max_minutes: stop where one more epoch would take longer than this in all; call again with `resume`.
         root: gets `results/` (records), `weights/` (shards) and `cache/checkpoints/`.
@@ -64,44 +65,156 @@ def reproduce(
         profile = get_profile(profile, family or "vgg")
     if family not in (None, profile.family):
         raise UnknownNameError("family", family, [profile.family])
-    configs = profile.pair
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset or profile.dataset)
     teacher_seed = seed if teacher_seed is None else teacher_seed
-    run = _Reproduction(profile, data, Path(root), progress, max_minutes)
-
-    teacher = run.network(configs[0], teacher_seed)
-    history = run.train("teacher", Supervised(teacher), profile.teacher, teacher_seed, resume or teacher_seed != seed)
-    round_weights(teacher, STORED)
-    lattice = {"T" * teacher.num_blocks: accuracy(teacher, run.test)}
-    records = {"teacher": run.record("teacher", teacher_seed, Supervised(teacher), history, lattice, teacher=teacher)}
-
-    student = run.network(configs[1], seed)
-    kd = KD(teacher, student)
-    history = run.train("kd", kd, profile.student, seed, resume)
-    round_weights(student, STORED)
-    lattice = {"S" * student.num_blocks: accuracy(student, run.test)}
-    records["kd"] = run.record("kd", seed, kd, history, lattice, teacher=teacher, student=student)
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # of the converters; the student starts as the KD student did
-        net = SwapNet(teacher, run.network(configs[1], seed))
-    pwl = ProgressiveDistillation(net, **profile.progressive)
-    history = run.train("pwl", pwl, profile.student, seed, resume)
-    round_weights(net, STORED)
-    table = evaluate_lattice(net, run.test).set_index("composition")
-    lattice = table.accuracy.to_dict()
-    weights = run.name(seed) if save_weights else None
-    if weights:
-        about = {"classes": data.classes, "mean": data.mean, "std": data.std}
-        extra = {"lattice": lattice, "run": weights, "data_sha256": data.sha256}
-        save_blocks(net, run.root / "weights" / weights, **about, dtype=STORED, extra=extra)
-    records["pwl"] = run.record(
-        "pwl", seed, pwl, history, lattice, teacher=teacher, student=net.student, weights=weights, table=table
-    )
-    return records
+    runner = Runner(profile, data, root=root, progress=progress, max_minutes=max_minutes)
+    stored = runner.stored_teacher(teacher_seed) if teacher_seed != seed else None
+    teacher, record = stored or runner.teacher(teacher_seed, resume or teacher_seed != seed)
+    kd = runner.student("kd", {"name": "kd"}, teacher, seed, resume)
+    progressive = {"name": "progressive", **profile.progressive}
+    return {"teacher": record, "kd": kd, "pwl": runner.student("pwl", progressive, teacher, seed, resume, save_weights)}
 
 
-def fresh_network(config: dict[str, Any], data: Dataset, seed: int) -> BlockNet:
+class Runner:
+    """Trains and measures the networks of one profile on one data set.
+
+    Args:
+        profile: networks and recipes.
+        data: what to train and to measure on.
+        root, progress, max_minutes: as in `reproduce`.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        data: Dataset,
+        root: str | Path = "runs",
+        progress: bool | None = None,
+        max_minutes: float | None = None,
+    ):
+        self.profile, self.data, self.root, self.progress = profile, data, Path(root), progress
+        self.device = default_device()
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.test = data.test.to(self.device)
+
+    def name(self, seed: int) -> str:
+        """Of a run, such as `cifar10-vgg-cifar-seed0`."""
+        return f"{self.data.name}-{self.profile.family}-{self.profile.name}-seed{seed}"
+
+    def teacher(self, seed: int, resume: bool = False) -> tuple[BlockNet, Record]:
+        """The trained teacher, its weights rounded as they are shipped, and its record."""
+        net = self._network(0, seed)
+        objective = Supervised(net)
+        recipe = replace(self.profile.teacher, seed=seed)
+        history = self._train("teacher", objective, recipe, resume)
+        round_weights(net, STORED)
+        lattice = {"T" * net.num_blocks: accuracy(net, self.test)}
+        return net, self._record("teacher", objective, recipe, history, lattice, teacher=net)
+
+    def stored_teacher(self, seed: int) -> tuple[BlockNet, Record] | None:
+        """The teacher that an earlier run has left in `root`, or that comes with the package; None if there is none."""
+        name = self.name(seed)
+        for folder in (self.root, data_folder()):
+            with contextlib.suppress(RecordError, StoreError):
+                record = load_record("teacher", name, folder / "results")
+                net = load_blocks(folder / "weights" / name).teacher.to(self.device)
+                same_network = record.teacher["config"] == net.config == self._network(0, seed).config
+                if same_network and record.environment["data_sha256"] == self.data.sha256:
+                    return net, record
+        return None
+
+    def student(
+        self,
+        experiment: str,
+        objective: dict[str, Any],
+        teacher: BlockNet,
+        seed: int,
+        resume: bool = False,
+        save_weights: bool = False,
+        **changes: Any,
+    ) -> Record:
+        """Train a student from its fresh start and record it.
+
+        Args:
+            experiment: folder of the record.
+            objective: `name` and settings, see `build_objective`.
+            teacher: as `teacher()` gives it.
+            seed: of start, order of the images, and draws.
+            resume: go on from the checkpoint if there is one.
+            save_weights: write the shards of a network of both.
+            changes: to the profile's recipe for students.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # of what an objective adds (converters, regressors); the student has a start of its own
+            student = self._network(1, seed)
+            built = build_objective(teacher=teacher, student=student, **objective)
+        recipe = replace(self.profile.student, **{"seed": seed, **changes})
+        history = self._train(experiment, built, recipe, resume)
+        net = built.model
+        if not isinstance(net, SwapNet):
+            round_weights(student, STORED)
+            lattice = {"S" * student.num_blocks: accuracy(student, self.test)}
+            return self._record(experiment, built, recipe, history, lattice, teacher, student)
+        round_weights(net, STORED)
+        table = evaluate_lattice(net, self.test).set_index("composition")
+        lattice = table.accuracy.to_dict()
+        weights = self.name(seed) if save_weights else None
+        if weights:
+            about = {"classes": self.data.classes, "mean": self.data.mean, "std": self.data.std}
+            extra = {"lattice": lattice, "run": weights, "data_sha256": self.data.sha256}
+            save_blocks(net, self.root / "weights" / weights, **about, dtype=STORED, extra=extra)
+        measured = {"agreement": table.agreement.round(2).to_dict(), "costs": table[["bytes", "macs"]].to_dict("index")}
+        return self._record(experiment, built, recipe, history, lattice, teacher, student, weights=weights, **measured)
+
+    def _network(self, role: int, seed: int) -> BlockNet:
+        return fresh_network(self.profile.pair[role], self.data, seed).to(self.device)
+
+    def _train(self, experiment: str, objective: Objective, recipe: Recipe, resume: bool) -> list[dict[str, Any]]:
+        checkpoint = self.root / "cache" / "checkpoints" / f"{experiment}-{self.name(recipe.seed)}.pt"
+        left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
+        options = {"checkpoint": checkpoint, "resume": resume, "max_minutes": left, "progress": self.progress}
+        return train(objective, self.data, recipe, **options)
+
+    def _record(
+        self,
+        experiment: str,
+        objective: Objective,
+        recipe: Recipe,
+        history: list[dict[str, Any]],
+        lattice: dict[str, float],
+        teacher: BlockNet,
+        student: BlockNet | None = None,
+        **measured: Any,
+    ) -> Record:
+        record = Record(
+            experiment=experiment,
+            run=self.name(recipe.seed),
+            profile=self.profile.name,
+            dataset=self.data.name,
+            family=self.profile.family,
+            seed=recipe.seed,
+            objective=objective.settings(),
+            recipe=asdict(resolve(recipe, self.device)),
+            teacher=_size(teacher),
+            student=_size(student) if student is not None else None,
+            lattice={composition: round(percent, 2) for composition, percent in lattice.items()},
+            history=history,
+            environment=environment(self.device, self.data.sha256),
+            seconds=round(sum(epoch["seconds"] for epoch in history), 1),
+            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **measured,
+        )
+        try:
+            found = load_record(experiment, record.run, self.root / "results")
+        except RecordError:  # none yet, or none that can be read
+            found = None
+        if found is not None and replace(record, environment=found.environment, finished=found.finished) == found:
+            return found  # nothing was trained since: when and where it was stays as it is
+        record.save(self.root / "results")
+        return record
+
+
+def fresh_network(config: Config, data: Dataset, seed: int) -> BlockNet:
     """An untrained network for the classes of `data`: weights by `seed`, the stem, if any, whitened on training images."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -117,66 +230,6 @@ def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
         for parameter in module.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(parameter.to(dtype))
-
-
-class _Reproduction:
-    """What the three trainings of one call share."""
-
-    def __init__(self, profile: Profile, data: Dataset, root: Path, progress: bool | None, max_minutes: float | None):
-        self.profile, self.data, self.root, self.progress = profile, data, root, progress
-        self.device = default_device()
-        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self.test = data.test.to(self.device)
-
-    def name(self, seed: int) -> str:
-        return f"{self.data.name}-{self.profile.family}-{self.profile.name}-seed{seed}"
-
-    def network(self, config: dict[str, Any], seed: int) -> BlockNet:
-        return fresh_network(config, self.data, seed).to(self.device)
-
-    def train(self, experiment: str, objective: Objective, recipe: Recipe, seed: int, resume: bool) -> list[dict[str, Any]]:
-        checkpoint = self.root / "cache" / "checkpoints" / f"{experiment}-{self.name(seed)}.pt"
-        recipe = replace(recipe, seed=seed)
-        left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
-        options = {"checkpoint": checkpoint, "resume": resume, "max_minutes": left, "progress": self.progress}
-        return train(objective, self.data, recipe, **options)
-
-    def record(
-        self,
-        experiment: str,
-        seed: int,
-        objective: Objective,
-        history: list[dict[str, Any]],
-        lattice: dict[str, float],
-        teacher: BlockNet,
-        student: BlockNet | None = None,
-        weights: str | None = None,
-        table: pd.DataFrame | None = None,
-    ) -> Record:
-        profile = self.profile.with_seed(seed)
-        recipe = resolve(profile.teacher if experiment == "teacher" else profile.student, self.device)
-        record = Record(
-            experiment=experiment,
-            run=self.name(seed),
-            profile=self.profile.name,
-            dataset=self.data.name,
-            family=self.profile.family,
-            seed=seed,
-            objective=objective.settings(),
-            recipe=asdict(recipe),
-            teacher=_size(teacher),
-            student=_size(student) if student is not None else None,
-            lattice={composition: round(percent, 2) for composition, percent in lattice.items()},
-            agreement={} if table is None else table.agreement.round(2).to_dict(),
-            costs={} if table is None else table[["bytes", "macs"]].to_dict("index"),
-            history=history,
-            weights=weights,
-            environment=environment(self.device, self.data.sha256),
-            seconds=round(sum(epoch["seconds"] for epoch in history), 1),
-            finished=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )
-        record.save(self.root / "results")
-        return record
 
 
 def _size(net: BlockNet) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The lattice against sixteen separate evaluations, its costs, and the whole main job in small."""
 
+import shutil
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from networks_for_tests import STUDENT, TEACHER, tiny_data, tiny_net
 import pwl_lite as pwl
 from pwl_lite.evaluation import composition_costs, lattice_logits
 from pwl_lite.profiles import Profile
-from pwl_lite.reproduce import reproduce, round_weights
+from pwl_lite.reproduce import Runner, reproduce, round_weights
 
 
 def test_the_lattice_is_what_sixteen_separate_evaluations_give():
@@ -90,13 +91,25 @@ def test_reproduce_shares_a_teacher_between_seeds_and_resumes(tmp_path):
     data = tiny_data()
     first = reproduce(PROFILE, data, root=tmp_path, progress=False)
     again = reproduce(PROFILE, data, root=tmp_path, progress=False, resume=True)
+    shutil.rmtree(tmp_path / "cache")  # the teacher is also in the weights
     other = reproduce(PROFILE, data, root=tmp_path, progress=False, seed=1, teacher_seed=0)
     for experiment in first:
         assert first[experiment].lattice == again[experiment].lattice
         assert first[experiment].history == again[experiment].history  # nothing was trained twice
-    assert other["teacher"].history == first["teacher"].history
+    assert other["teacher"] == first["teacher"] == again["teacher"]  # when and where it was trained stays as it was
+    assert other["pwl"].objective["teacher"] == first["pwl"].objective["teacher"]
     assert other["pwl"].lattice["TTTT"] == first["pwl"].lattice["TTTT"]
     assert other["pwl"].seed == 1 and other["pwl"].history != first["pwl"].history
+
+
+def test_a_teacher_of_other_data_or_another_network_is_not_taken(tmp_path):
+    data = tiny_data()
+    reproduce(PROFILE, data, root=tmp_path, progress=False)
+    assert Runner(PROFILE, data, tmp_path).stored_teacher(0) is not None
+    assert Runner(PROFILE, data, tmp_path).stored_teacher(1) is None
+    assert Runner(PROFILE, tiny_data(seed=1), tmp_path).stored_teacher(0) is None
+    wider = replace(PROFILE, pair=({**TEACHER, "layers": ["8 M", "12 M 12", "16 M", "16 24"]}, STUDENT))
+    assert Runner(wider, data, tmp_path).stored_teacher(0) is None
 
 
 def test_the_seed_decides_everything(tmp_path):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import TrainingError, UnknownNameError
 from ..swapnet import SwapNet
 from .kd import KD, kd_divergence
 from .objective import Objective
-from .sampling import random_composition
+from .sampling import SAMPLERS
 
 
 class ProgressiveDistillation(Objective):
@@ -38,10 +38,11 @@ class ProgressiveDistillation(Objective):
             it uses the statistics of the batch, which lets weights move fast, but the running averages then mix what the
             student sees alone and what it sees behind teacher blocks, and fit neither. By default never (the authors').
         draws: compositions in a cross pass; each gets its share of the batch, so more cost nothing. The authors take one.
-        sample: draws one composition of the cross pass from the number of blocks.
+        sample: draws one composition of the cross pass from the number of blocks: a function, or the name of one in `SAMPLERS`.
 
     Raises:
         TrainingError: `running_norm_from` is not between 0 and 1, or `draws` is below 1.
+        UnknownNameError: there is no such sampler.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class ProgressiveDistillation(Objective):
         converter_lr: float = 0.2,
         running_norm_from: float = 1.0,
         draws: int = 1,
-        sample: Callable[[int], str] | None = None,
+        sample: str | Callable[[int], str] = "random_composition",
     ):
         if not 0 <= running_norm_from <= 1:
             raise TrainingError(
@@ -71,7 +72,9 @@ class ProgressiveDistillation(Objective):
         self.converter_lr = converter_lr
         self.running_norm_from = running_norm_from
         self.draws = draws
-        self.sample = sample or random_composition
+        if isinstance(sample, str) and sample not in SAMPLERS:
+            raise UnknownNameError("sample", sample, SAMPLERS)
+        self.sample = SAMPLERS[sample] if isinstance(sample, str) else sample
 
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         net = self.model

@@ -1,5 +1,7 @@
 """Which composition the cross pass trains: ways to draw one, from torch's random numbers; never all-S, never all-T."""
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -28,3 +30,6 @@ def prefix_composition(num_blocks: int) -> str:
     """The first blocks, up to an even draw of 1 to N - 1, are the teacher's: only what the prefix order needs."""
     cut = int(torch.randint(1, num_blocks, ()))
     return "T" * cut + "S" * (num_blocks - cut)
+
+
+SAMPLERS: dict[str, Callable[[int], str]] = {f.__name__: f for f in (random_composition, even_composition, prefix_composition)}

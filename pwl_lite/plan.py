@@ -1,0 +1,145 @@
+"""Plans: all runs of a table in one file, so that one command does what is left.
+
+    {"profile": "cifar", "family": "vgg", "teacher_seed": 0, "seeds": [0, 1, 2],
+     "runs": [{"experiment": "kd", "objective": {"name": "kd"}},
+              {"experiment": "no-sync", "objective": {"name": "progressive", "sync": 0}, "recipe": {"epochs": 6}}]}
+
+`dataset` may be named too, and each run may have `seeds` of its own. A run is done when its record is there.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .datasets import Dataset, load_dataset
+from .errors import RecordError, TrainingError
+from .profiles import Profile, get_profile
+from .records import Record, load_record
+from .reproduce import Runner
+from .training import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student to be trained: `<results>/<experiment>/...seed<seed>.json`.
+
+    Attributes:
+        experiment: name of the table's row, and folder of the record.
+        seed: of the student.
+        objective: `name` and settings, see `objectives.build_objective`.
+        recipe: changes to the profile's recipe for students.
+    """
+
+    experiment: str
+    seed: int
+    objective: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a table: students of one teacher, on one data set.
+
+    Attributes:
+        profile: networks and recipes.
+        dataset: its name.
+        teacher_seed: which teacher.
+        runs: what is to be trained, in this order.
+    """
+
+    profile: Profile
+    dataset: str
+    teacher_seed: int
+    runs: tuple[Run, ...]
+
+
+def read_plan(path: str | os.PathLike) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        TrainingError: no such file, no JSON, or a key is missing, unknown or wrong.
+        UnknownNameError: no such profile or family.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"plan {path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"plan {path}: cannot be read as JSON ({error})") from error
+    _check(values, {"profile", "runs"}, {"family", "dataset", "teacher_seed", "seeds"}, f"plan {path}")
+    profile = get_profile(values["profile"], values.get("family", "vgg"))
+    recipe_fields = {f.name for f in fields(Recipe)} - {"seed"}
+    runs = []
+    for i, entry in enumerate(values["runs"], start=1):
+        source = f"plan {path}, run {i}"
+        _check(entry, {"experiment", "objective"}, {"seeds", "recipe"}, source)
+        _check(entry["objective"], {"name"}, None, f"{source}, objective")
+        _check(entry.get("recipe", {}), set(), recipe_fields, f"{source}, recipe")
+        for seed in entry.get("seeds", values.get("seeds", [0])):
+            runs.append(Run(entry["experiment"], seed, entry["objective"], entry.get("recipe", {})))
+    return Plan(profile, values.get("dataset", profile.dataset), values.get("teacher_seed", 0), tuple(runs))
+
+
+def left(plan: Plan, data_name: str, root: str | Path) -> Iterator[Run]:
+    """The runs of a plan that have no record in `root` yet. Raises TrainingError if a record is of other settings."""
+    for run in plan.runs:
+        name = f"{data_name}-{plan.profile.family}-{plan.profile.name}-seed{run.seed}"
+        try:
+            record = load_record(run.experiment, name, Path(root) / "results")
+        except RecordError:
+            yield run
+            continue
+        wanted = {**run.objective, **{f"recipe.{key}": value for key, value in run.recipe.items()}}
+        stored = {**record.objective, **{f"recipe.{key}": value for key, value in record.recipe.items()}}
+        for key, value in wanted.items():
+            if stored.get(key) != value:
+                raise TrainingError(
+                    f"record {run.experiment}/{name}: {key} is {stored.get(key)!r}, the plan says {value!r}; "
+                    "give the experiment another name, or delete the record"
+                )
+
+
+def run_plan(
+    plan: Plan,
+    root: str | Path = "runs",
+    data: Dataset | None = None,
+    max_minutes: float | None = None,
+    progress: bool | None = None,
+) -> list[Record]:
+    """Train what is left of a plan, and first its teacher if its weights are nowhere.
+
+    An interrupted run goes on from its checkpoint.
+
+    Args:
+        plan: what to run.
+        root, max_minutes, progress: as in `reproduce`.
+        data: by default loaded by the plan's name.
+
+    Returns:
+        The records of the runs that were left.
+
+    Raises:
+        TrainingPaused: `max_minutes` are used up; the same call goes on.
+    """
+    data = load_dataset(plan.dataset) if data is None else data
+    runs = list(left(plan, data.name, root))
+    if not runs:
+        return []
+    runner = Runner(plan.profile, data, root, progress, max_minutes)
+    teacher, _ = runner.stored_teacher(plan.teacher_seed) or runner.teacher(plan.teacher_seed, resume=True)
+    return [runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.recipe) for r in runs]
+
+
+def _check(values: Any, needed: set[str], allowed: set[str] | None, source: str) -> None:
+    """Check the keys of an object; `allowed` None allows any beside the needed ones."""
+    if not isinstance(values, dict):
+        raise TrainingError(f"{source}: a {type(values).__name__}, expected an object")
+    missing, unknown = needed - set(values), set() if allowed is None else set(values) - needed - allowed
+    for problem, keys in (("missing", missing), ("unknown", unknown)):
+        if keys:
+            expected = ", ".join(sorted(needed | (allowed or set())))
+            raise TrainingError(f"{source}: {problem} {', '.join(sorted(keys))}; expected {expected}")

@@ -1,0 +1,118 @@
+"""Plans: one command does what is left of a table."""
+
+import json
+
+import pytest
+from networks_for_tests import STUDENT, TEACHER, tiny_data
+
+import pwl_lite as pwl
+from pwl_lite.errors import TrainingError, TrainingPaused, UnknownNameError
+from pwl_lite.objectives import OBJECTIVES, build_objective
+from pwl_lite.plan import Plan, Run, left, read_plan, run_plan
+from pwl_lite.profiles import Profile
+
+RECIPE = pwl.Recipe(epochs=1, batch_size=16, lr=0.02)
+PROFILE = Profile("tiny", "tiny", (TEACHER, STUDENT), RECIPE, RECIPE)
+RUNS = (
+    Run("kd", 0, {"name": "kd"}),
+    Run("kd", 1, {"name": "kd"}),
+    Run("fitnet", 0, {"name": "fitnet", "weight": 10.0}),
+    Run("no-sync", 0, {"name": "progressive", "sync": 0.0, "sample": "even_composition"}, {"epochs": 2}),
+)
+PLAN = Plan(PROFILE, "tiny", 0, RUNS)
+
+
+def test_a_plan_leaves_a_record_for_each_run_and_then_nothing_is_left(tmp_path):
+    data = tiny_data()
+    records = run_plan(PLAN, tmp_path, data, progress=False)
+    assert [(r.experiment, r.seed) for r in records] == [(run.experiment, run.seed) for run in RUNS]
+    assert records[2].objective["weight"] == 10.0 and set(records[2].lattice) == {"SSSS"}
+    assert records[3].objective["sync"] == 0 and records[3].objective["sample"] == "even_composition"
+    assert len(records[3].history) == 2 and len(records[3].lattice) == 16
+    assert len({r.objective["teacher"] for r in records}) == 1  # all of one teacher
+    assert run_plan(PLAN, tmp_path, data, progress=False) == []
+    (tmp_path / "results" / "kd" / "tiny-vgg-tiny-seed1.json").unlink()
+    assert list(left(PLAN, "tiny", tmp_path)) == [RUNS[1]]
+
+
+def test_a_plan_in_slices_gives_the_same_lattices(tmp_path):
+    data = tiny_data()
+    whole = run_plan(PLAN, tmp_path / "whole", data, progress=False)
+    for _ in range(20):
+        try:
+            run_plan(PLAN, tmp_path / "parts", data, max_minutes=0, progress=False)
+            break
+        except TrainingPaused:
+            pass
+    for record in whole:
+        part = pwl.load_record(record.experiment, record.run, tmp_path / "parts" / "results")
+        assert part.lattice == record.lattice
+
+
+def test_a_record_of_other_settings_is_not_taken_for_done(tmp_path):
+    run_plan(Plan(PROFILE, "tiny", 0, RUNS[2:3]), tmp_path, tiny_data(), progress=False)
+    other = Plan(PROFILE, "tiny", 0, (Run("fitnet", 0, {"name": "fitnet", "weight": 7.0}),))
+    with pytest.raises(TrainingError, match=r"fitnet/tiny-vgg-tiny-seed0: weight is 10.0, the plan says 7.0"):
+        run_plan(other, tmp_path, tiny_data(), progress=False)
+
+
+def write(tmp_path, **changes):
+    plan = {"profile": "quick", "seeds": [0, 1], "runs": [{"experiment": "kd", "objective": {"name": "kd"}}], **changes}
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    return path
+
+
+def test_a_plan_is_read_from_a_file(tmp_path):
+    runs = [
+        {"experiment": "kd", "objective": {"name": "kd"}},
+        {"experiment": "short", "objective": {"name": "kd", "alpha": 0.9}, "recipe": {"epochs": 2}, "seeds": [5]},
+    ]
+    plan = read_plan(write(tmp_path, runs=runs, family="resnet", teacher_seed=3))
+    assert plan.profile.family == "resnet" and plan.dataset == "shapes10" and plan.teacher_seed == 3
+    assert plan.runs == (
+        Run("kd", 0, {"name": "kd"}),
+        Run("kd", 1, {"name": "kd"}),
+        Run("short", 5, {"name": "kd", "alpha": 0.9}, {"epochs": 2}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": []}, "unknown run; expected .*runs"),
+        ({"runs": [{"experiment": "kd"}]}, "run 1: missing objective"),
+        ({"runs": [{"experiment": "kd", "objective": {}}]}, "run 1, objective: missing name"),
+        ({"runs": [{"experiment": "kd", "objective": {"name": "kd"}, "recipe": {"epoch": 2}}]}, "recipe: unknown epoch"),
+        ({"runs": ["kd"]}, "run 1: a str, expected an object"),
+    ],
+)
+def test_a_wrong_plan_is_named(tmp_path, changes, message):
+    with pytest.raises(TrainingError, match=message):
+        read_plan(write(tmp_path, **changes))
+
+
+def test_a_plan_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(TrainingError, match="no such file"):
+        read_plan(tmp_path / "none.json")
+    (tmp_path / "half.json").write_text('{"profile": "qui')
+    with pytest.raises(TrainingError, match=r"half.json: cannot be read as JSON"):
+        read_plan(tmp_path / "half.json")
+    with pytest.raises(UnknownNameError, match="profile 'large'"):
+        read_plan(write(tmp_path, profile="large"))
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "supervised"])
+def test_an_objective_is_built_again_from_its_name(name):
+    teacher, student = (pwl.build_network({**config, "num_classes": 3}) for config in (TEACHER, STUDENT))
+    assert build_objective(name, teacher, student).settings()["name"] == name
+
+
+def test_an_unknown_objective_or_setting_is_named():
+    with pytest.raises(UnknownNameError, match="objective 'magic': expected one of supervised, kd"):
+        build_objective("magic", None, None)
+    teacher, student = (pwl.build_network({**config, "num_classes": 3}) for config in (TEACHER, STUDENT))
+    with pytest.raises(TrainingError, match=r"objective kd .*'beta'"):
+        build_objective("kd", teacher, student, beta=3)
+    with pytest.raises(UnknownNameError, match="sample 'odd': expected one of random_composition"):
+        build_objective("progressive", teacher, student, sample="odd")
