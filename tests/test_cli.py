@@ -148,7 +148,7 @@ def test_a_plan_says_what_is_left_and_does_it(images, reproduced, pwl, tmp_path)
     record["recipe"]["epochs"] = 1
     (tmp_path / "results" / "short" / "cifar10-vgg-quick-seed0.json").write_text(json.dumps(record))
     code, out, _ = pwl(f"plan {file} --out {tmp_path}")
-    assert code == 0 and "1 of 1 runs are done" in out and "left" not in out
+    assert code == 0 and "1 of 1 runs are done" in out and "left:" not in out
     code, _, err = pwl(f"plan {tmp_path / 'none.json'}")
     assert code == 2 and "no such file" in err
 
