@@ -130,7 +130,7 @@ def plan(args: argparse.Namespace) -> None:
     from .plan import left, read_plan, run_plan
 
     table = read_plan(args.file)
-    runs = list(left(table, table.dataset, args.out))
+    runs = list(left(table, args.out))
     print(f"{args.file}: {len(table.runs) - len(runs)} of {len(table.runs)} runs are done")
     for run in runs:
         print(f"  left: {run.experiment}, seed {run.seed}")

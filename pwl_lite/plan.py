@@ -4,13 +4,14 @@
      "runs": [{"experiment": "kd", "objective": {"name": "kd"}},
               {"experiment": "no-sync", "objective": {"name": "progressive", "sync": 0}, "recipe": {"epochs": 6}}]}
 
-`dataset` may be named too, and each run may have `seeds` of its own. A run is done when its record is there.
+`dataset` may be named too, and each run may have `seeds` of its own. With `"hold_out": 5000` students are measured on that many
+training images, held out from them, instead of the test images: for choosing settings. A run is done when its record is there.
 """
 
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Plan:
         profile: networks and recipes.
         dataset: its name.
         teacher_seed: which teacher.
+        hold_out: training images to measure on, see `Dataset.hold_out`; 0 for the test split. The teacher has seen them.
         runs: what is to be trained, in this order.
     """
 
@@ -54,6 +56,11 @@ class Plan:
     dataset: str
     teacher_seed: int
     runs: tuple[Run, ...]
+    hold_out: int = 0
+
+    def data_name(self) -> str:
+        """Of the data set in the names of the runs."""
+        return f"{self.dataset}-holdout{self.hold_out}" if self.hold_out else self.dataset
 
 
 def read_plan(path: str | os.PathLike) -> Plan:
@@ -70,7 +77,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
         raise TrainingError(f"plan {path}: no such file") from None
     except (OSError, ValueError) as error:
         raise TrainingError(f"plan {path}: cannot be read as JSON ({error})") from error
-    _check(values, {"profile", "runs"}, {"family", "dataset", "teacher_seed", "seeds"}, f"plan {path}")
+    _check(values, {"profile", "runs"}, {"family", "dataset", "teacher_seed", "seeds", "hold_out"}, f"plan {path}")
     profile = get_profile(values["profile"], values.get("family", "vgg"))
     recipe_fields = {f.name for f in fields(Recipe)} - {"seed"}
     runs = []
@@ -81,13 +88,19 @@ def read_plan(path: str | os.PathLike) -> Plan:
         _check(entry.get("recipe", {}), set(), recipe_fields, f"{source}, recipe")
         for seed in entry.get("seeds", values.get("seeds", [0])):
             runs.append(Run(entry["experiment"], seed, entry["objective"], entry.get("recipe", {})))
-    return Plan(profile, values.get("dataset", profile.dataset), values.get("teacher_seed", 0), tuple(runs))
+    return Plan(
+        profile=profile,
+        dataset=values.get("dataset", profile.dataset),
+        teacher_seed=values.get("teacher_seed", 0),
+        runs=tuple(runs),
+        hold_out=values.get("hold_out", 0),
+    )
 
 
-def left(plan: Plan, data_name: str, root: str | Path) -> Iterator[Run]:
+def left(plan: Plan, root: str | Path) -> Iterator[Run]:
     """The runs of a plan that have no record in `root` yet. Raises TrainingError if a record is of other settings."""
     for run in plan.runs:
-        name = f"{data_name}-{plan.profile.family}-{plan.profile.name}-seed{run.seed}"
+        name = f"{plan.data_name()}-{plan.profile.family}-{plan.profile.name}-seed{run.seed}"
         try:
             record = load_record(run.experiment, name, Path(root) / "results")
         except RecordError:
@@ -125,12 +138,14 @@ def run_plan(
     Raises:
         TrainingPaused: `max_minutes` are used up; the same call goes on.
     """
-    data = load_dataset(plan.dataset) if data is None else data
-    runs = list(left(plan, data.name, root))
+    runs = list(left(plan, root))
     if not runs:
         return []
+    data = load_dataset(plan.dataset) if data is None else data
     runner = Runner(plan.profile, data, root, progress, max_minutes)
     teacher, _ = runner.stored_teacher(plan.teacher_seed) or runner.teacher(plan.teacher_seed, resume=True)
+    if plan.hold_out:
+        runner.measure_on(replace(data.hold_out(plan.hold_out), name=plan.data_name()))
     return [runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.recipe) for r in runs]
 
 

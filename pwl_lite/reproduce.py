@@ -92,10 +92,14 @@ class Runner:
         progress: bool | None = None,
         max_minutes: float | None = None,
     ):
-        self.profile, self.data, self.root, self.progress = profile, data, Path(root), progress
+        self.profile, self.root, self.progress = profile, Path(root), progress
         self.device = default_device()
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self.test = data.test.to(self.device)
+        self.measure_on(data)
+
+    def measure_on(self, data: Dataset) -> None:
+        """Take other data from here on."""
+        self.data, self.test = data, data.test.to(self.device)
 
     def name(self, seed: int) -> str:
         """Of a run, such as `cifar10-vgg-cifar-seed0`."""

@@ -32,7 +32,7 @@ def test_a_plan_leaves_a_record_for_each_run_and_then_nothing_is_left(tmp_path):
     assert len({r.objective["teacher"] for r in records}) == 1  # all of one teacher
     assert run_plan(PLAN, tmp_path, data, progress=False) == []
     (tmp_path / "results" / "kd" / "tiny-vgg-tiny-seed1.json").unlink()
-    assert list(left(PLAN, "tiny", tmp_path)) == [RUNS[1]]
+    assert list(left(PLAN, tmp_path)) == [RUNS[1]]
 
 
 def test_a_plan_in_slices_gives_the_same_lattices(tmp_path):
@@ -54,6 +54,17 @@ def test_a_record_of_other_settings_is_not_taken_for_done(tmp_path):
     other = Plan(PROFILE, "tiny", 0, (Run("fitnet", 0, {"name": "fitnet", "weight": 7.0}),))
     with pytest.raises(TrainingError, match=r"fitnet/tiny-vgg-tiny-seed0: weight is 10.0, the plan says 7.0"):
         run_plan(other, tmp_path, tiny_data(), progress=False)
+
+
+def test_settings_are_chosen_on_held_out_training_images(tmp_path):
+    data = tiny_data()
+    plan = Plan(PROFILE, "tiny", 0, (Run("tries", 0, {"name": "kd"}),), hold_out=30)
+    (record,) = run_plan(plan, tmp_path, data, progress=False)
+    assert record.run == "tiny-holdout30-vgg-tiny-seed0" and record.dataset == "tiny-holdout30"
+    assert record.environment["data_sha256"] == data.hold_out(30).sha256
+    teacher = pwl.load_record("teacher", "tiny-vgg-tiny-seed0", tmp_path / "results")
+    assert teacher.environment["data_sha256"] == data.sha256
+    assert list(left(plan, tmp_path)) == []
 
 
 def write(tmp_path, **changes):
