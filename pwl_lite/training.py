@@ -169,7 +169,8 @@ def train(
             if checkpoint:
                 run.save(Path(checkpoint))
             now = time.perf_counter()
-            if max_minutes is not None and epoch < recipe.epochs and 2 * now - started - begin > 60 * max_minutes:
+            with_one_more = (now - begin) + (now - started)
+            if max_minutes is not None and epoch < recipe.epochs and with_one_more > 60 * max_minutes:
                 raise TrainingPaused(f"paused after epoch {epoch} of {recipe.epochs}: go on from {checkpoint} with resume")
     model.eval()
     return history
