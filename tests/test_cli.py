@@ -7,8 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pwl_lite import training
 from pwl_lite.__main__ import main
 from pwl_lite.blocknet import state_hash
 from pwl_lite.manifest import read_manifest
@@ -153,20 +152,19 @@ def test_a_plan_says_what_is_left_and_does_it(images, reproduced, pwl, tmp_path)
     assert code == 2 and "no such file" in err
 
 
-def test_interrupted_training_resumes_to_the_same_weights(images, pwl, tmp_path):
+def test_interrupted_training_resumes_to_the_same_weights(images, pwl, tmp_path, monkeypatch):
     line = f"train --dataset folder --root {images} --quiet --epochs 12 --network student"
     assert pwl(f"{line} --out {tmp_path / 'whole'}")[0] == 0
 
-    def interrupt() -> None:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / "parts" / "checkpoint.pt").exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
+    plain_save = training._Run.save
+
+    def save_and_press_control_c(run, path) -> None:
+        plain_save(run, path)
         _thread.interrupt_main()
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    code, _, err = pwl(f"{line} --out {tmp_path / 'parts'}")
-    thread.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "save", save_and_press_control_c)
+        code, _, err = pwl(f"{line} --out {tmp_path / 'parts'}")
     assert code == 130 and "interrupted; the same command with --resume" in err and "Traceback" not in err
     assert {f.name for f in (tmp_path / "parts").iterdir()} == {"checkpoint.pt"}
     done = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["history"]
