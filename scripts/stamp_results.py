@@ -24,7 +24,7 @@ def table() -> str:
     teacher, student = pwl[0].teacher, pwl[0].student
     rows = [
         f"CIFAR-10, VGG teacher of {teacher['params'] / 1e6:.2f} M parameters, student of "
-        f"{100 * student['bytes'] / teacher['bytes']:.1f} % of its bytes; percent, mean ± deviation over seeds:",
+        f"{100 * student['bytes'] / teacher['bytes']:.1f} % of its bytes; percent, mean ± deviation over seeds of the student:",
         "",
         "| | accuracy (%) |",
         "|---|---|",
