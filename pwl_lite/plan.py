@@ -19,7 +19,7 @@ from .datasets import Dataset, load_dataset
 from .errors import RecordError, TrainingError
 from .profiles import Profile, get_profile
 from .records import Record, load_record
-from .reproduce import Runner
+from .reproduce import Runner, run_name
 from .training import Recipe
 
 
@@ -100,7 +100,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
 def left(plan: Plan, root: str | Path) -> Iterator[Run]:
     """The runs of a plan that have no record in `root` yet. Raises TrainingError if a record is of other settings."""
     for run in plan.runs:
-        name = f"{plan.data_name()}-{plan.profile.family}-{plan.profile.name}-seed{run.seed}"
+        name = run_name(plan.data_name(), plan.profile, run.seed)
         try:
             record = load_record(run.experiment, name, Path(root) / "results")
         except RecordError:

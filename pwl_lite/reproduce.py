@@ -75,6 +75,11 @@ def reproduce(
     return {"teacher": record, "kd": kd, "pwl": runner.student("pwl", progressive, teacher, seed, resume, save_weights)}
 
 
+def run_name(dataset: str, profile: Profile, seed: int) -> str:
+    """Of a run, such as `cifar10-vgg-cifar-seed0`."""
+    return f"{dataset}-{profile.family}-{profile.name}-seed{seed}"
+
+
 class Runner:
     """Trains and measures the networks of one profile on one data set.
 
@@ -102,8 +107,8 @@ class Runner:
         self.data, self.test = data, data.test.to(self.device)
 
     def name(self, seed: int) -> str:
-        """Of a run, such as `cifar10-vgg-cifar-seed0`."""
-        return f"{self.data.name}-{self.profile.family}-{self.profile.name}-seed{seed}"
+        """Of a run with that seed, see `run_name`."""
+        return run_name(self.data.name, self.profile, seed)
 
     def teacher(self, seed: int, resume: bool = False) -> tuple[BlockNet, Record]:
         """The trained teacher, its weights rounded as they are shipped, and its record."""
@@ -123,7 +128,10 @@ class Runner:
                 record = load_record("teacher", name, folder / "results")
                 net = load_blocks(folder / "weights" / name).teacher.to(self.device)
                 same_network = record.teacher["config"] == net.config == self._network(0, seed).config
-                if same_network and record.environment["data_sha256"] == self.data.sha256:
+                recipe = asdict(replace(self.profile.teacher, seed=seed))
+                of_machine = {"precision", "channels_last"}  # the record holds what they were there
+                same_recipe = all(record.recipe[key] == recipe[key] for key in recipe.keys() - of_machine)
+                if same_network and same_recipe and record.environment["data_sha256"] == self.data.sha256:
                     return net, record
         return None
 

@@ -102,7 +102,7 @@ def test_reproduce_shares_a_teacher_between_seeds_and_resumes(tmp_path):
     assert other["pwl"].seed == 1 and other["pwl"].history != first["pwl"].history
 
 
-def test_a_teacher_of_other_data_or_another_network_is_not_taken(tmp_path):
+def test_a_teacher_of_other_data_network_or_recipe_is_not_taken(tmp_path):
     data = tiny_data()
     reproduce(PROFILE, data, root=tmp_path, progress=False)
     assert Runner(PROFILE, data, tmp_path).stored_teacher(0) is not None
@@ -110,6 +110,8 @@ def test_a_teacher_of_other_data_or_another_network_is_not_taken(tmp_path):
     assert Runner(PROFILE, tiny_data(seed=1), tmp_path).stored_teacher(0) is None
     wider = replace(PROFILE, pair=({**TEACHER, "layers": ["8 M", "12 M 12", "16 M", "16 24"]}, STUDENT))
     assert Runner(wider, data, tmp_path).stored_teacher(0) is None
+    longer = replace(PROFILE, teacher=replace(PROFILE.teacher, epochs=3))
+    assert Runner(longer, data, tmp_path).stored_teacher(0) is None
 
 
 def test_the_seed_decides_everything(tmp_path):
