@@ -4,8 +4,10 @@ Everything heavy is imported where it is used, so that `pwl --help` answers at o
 """
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace()
     try:
         args = _parser().parse_args(argv)
-        args.run(args)
+        with _one_voice():
+            args.run(args)
     except SystemExit as end:  # argparse has said what it wants
         return int(end.code or 0)
     except TrainingPaused:
@@ -231,10 +234,26 @@ def doctor(args: argparse.Namespace) -> None:
     print(f"  weights: {', '.join(names) or 'none'}")
 
 
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Inside, only the main one of several processes prints; errors are printed by all."""
+    from .distributed import processes
+
+    with contextlib.ExitStack() as stack:
+        if not processes().main:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
+
+
 def _dataset(name: str, root: str | None = None) -> "Dataset":
     from .datasets import load_dataset
+    from .distributed import processes
 
+    if not processes().main:
+        processes().wait()  # the main one downloads, then the others read
     data = load_dataset(name, root=root)
+    if processes().main:
+        processes().wait()
     print(data.describe(), flush=True)
     return data
 

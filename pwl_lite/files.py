@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .distributed import processes
 from .errors import SaveError
 
 
@@ -13,7 +14,8 @@ from .errors import SaveError
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `path`; it replaces `path` when the block ends well and is removed when not.
 
-    A reader therefore sees the old file or the new one, never a half-written one, even after a crash.
+    A reader therefore sees the old file or the new one, never a half-written one, even after a crash. Of several processes
+    that write the same file, the main one's takes its place; afterwards all see it.
 
     Raises:
         SaveError: the system could not write (disk full, no permission, folder is a file, ...).
@@ -29,7 +31,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
+        if processes().main:
+            os.replace(temporary, path)
+        processes().wait()
     except OSError as error:
         raise SaveError(
             f"{path}: could not be written ({error.strerror or error}); expected a writable folder with free space. "

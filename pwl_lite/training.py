@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
 
 from .datasets import Dataset, augment
+from .distributed import processes, share_batch_norm
 from .errors import TrainingError, TrainingPaused, UnknownNameError
 from .files import atomic_path
 from .hardware import default_device, speed_features
@@ -97,7 +98,8 @@ def train(
     Args:
         objective: what to minimise.
         data: only its training split is used.
-        recipe: how.
+        recipe: how. Under `accelerate launch` each process takes its share of every batch of `batch_size`, and losses,
+            gradients and batch norms are those of the whole batch.
         checkpoint: file written (whole or not at all) after each epoch.
         resume: go on from `checkpoint` if it is there.
         max_minutes: stop where one more epoch would take longer than this in all; at least one epoch is trained. Needs a
@@ -110,7 +112,7 @@ def train(
 
     Raises:
         TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run; a limit on the
-            time without a checkpoint.
+            time without a checkpoint; a batch that does not divide by the number of processes.
         TrainingPaused: `max_minutes` are used up before the last epoch.
         SaveError: the checkpoint could not be written.
     """
@@ -121,12 +123,16 @@ def train(
         raise TrainingError(
             f"{len(split)} training images: expected at least one batch of {recipe.batch_size}; lower batch_size"
         )
+    world = processes()
+    if recipe.batch_size % world.count:
+        raise TrainingError(f"batch_size = {recipe.batch_size}: expected a multiple of the {world.count} processes")
     if max_minutes is not None and checkpoint is None:
         raise TrainingError(f"max_minutes = {max_minutes}: expected a checkpoint too, or the time would be lost")
     recipe = resolve(recipe, device)
     bf16 = recipe.precision == "bf16"
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = objective.model.to(device, memory_format=memory_format)
+    share_batch_norm(model)
     optimizer = _optimizer(objective, recipe)
     scheduler = _scheduler(optimizer, recipe, steps)
 
@@ -134,8 +140,10 @@ def train(
     run = _Run(objective, recipe, optimizer, scheduler, history)
     if resume and checkpoint and Path(checkpoint).exists():
         run.restore(Path(checkpoint), device)
+    if world.highest(len(history), device) != len(history):
+        raise TrainingError(f"checkpoint {checkpoint}: not every process finds it; use a folder that all machines share")
 
-    show = progress if progress is not None else os.environ.get("PWL_PROGRESS") != "0"
+    show = world.main and (progress if progress is not None else os.environ.get("PWL_PROGRESS") != "0")
     total = recipe.epochs * steps
     begin = time.perf_counter()
     with tqdm(total=total, initial=len(history) * steps, disable=not show, unit="step", mininterval=1) as bar:
@@ -150,12 +158,14 @@ def train(
                         terms = objective.terms(images, targets)
                     optimizer.zero_grad(set_to_none=True)
                     torch.stack(list(terms.values())).sum().backward()
+                    world.average_gradients(model)
                     optimizer.step()
                     scheduler.step()
                     sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
                     bar.update()
                     if step % CHECK_EVERY == 0 or step == steps:
-                        means = {name: float(value) / step for name, value in sums.items()}
+                        totals = world.mean(torch.stack([value.float() for value in sums.values()])).tolist()
+                        means = {name: total / step for name, total in zip(sums, totals, strict=True)}
                         _check_finite(means, epoch, step, recipe)
                         bar.set_postfix(epoch=epoch, **{k: f"{v:.3f}" for k, v in means.items()}, refresh=False)
             history.append(
@@ -169,7 +179,7 @@ def train(
             if checkpoint:
                 run.save(Path(checkpoint))
             now = time.perf_counter()
-            with_one_more = (now - begin) + (now - started)
+            with_one_more = world.highest((now - begin) + (now - started), device)
             if max_minutes is not None and epoch < recipe.epochs and with_one_more > 60 * max_minutes:
                 raise TrainingPaused(f"paused after epoch {epoch} of {recipe.epochs}: go on from {checkpoint} with resume")
     model.eval()
@@ -282,8 +292,10 @@ def _batches(split: Any, recipe: Recipe, memory_format: torch.memory_format) -> 
     for index in order.split(recipe.batch_size):
         if len(index) < recipe.batch_size:
             return
+        # every process draws for the whole batch and keeps its share, so that their number changes nothing
         images = augment(split.images[index], flip=recipe.flip, crop=recipe.crop, cutout=recipe.cutout)
-        targets = one_hot(split.labels[index], split.num_classes).float()
+        images, labels = (processes().share(batch) for batch in (images, split.labels[index]))
+        targets = one_hot(labels, split.num_classes).float()
         targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / split.num_classes
         yield split.normalise(images).contiguous(memory_format=memory_format), targets
 

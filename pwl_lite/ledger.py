@@ -1,0 +1,162 @@
+"""The reproduction ledger: every published number that this book is about, beside ours."""
+
+import inspect
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+
+from .blocknet import num_params
+from .errors import RecordError
+from .networks import build_pair
+from .objectives import KD, ProgressiveDistillation
+from .profiles import PROFILES, get_profile
+from .records import Record, data_folder, load_records
+
+FAMILIES = ("vgg", "resnet", "vit")
+
+
+def published() -> pd.DataFrame:
+    """What the papers report: one row per number, with columns `paper`, `table`, `network`, `dataset`, `quantity`, `value`,
+    `unit` and `remark` (contradictions within a source, and what ours does otherwise)."""
+    return pd.read_csv(data_folder() / "published.csv", keep_default_na=False)
+
+
+def ledger() -> pd.DataFrame:
+    """`published()` with four more columns.
+
+    Returns:
+        `ours` (mean over seeds; NaN where nothing was run), `n` (how many runs; 0 for what follows from the code), `gap`
+        (ours minus theirs) and `reason` (why there is a gap, or why nothing was run).
+    """
+    table = published()
+    found = [_ours(row) for row in table.itertuples()]
+    table["ours"] = [f[0] for f in found]
+    table["n"] = pd.array([f[1] for f in found], dtype="Int64")
+    table["gap"] = table.ours - table.value
+    table["reason"] = ["; ".join(filter(None, (f[2], row.remark))) for f, row in zip(found, table.itertuples(), strict=True)]
+    return table.drop(columns="remark")
+
+
+Found = tuple[float, int | None, str]
+
+
+def _ours(row: Any) -> Found:
+    """(value, n, reason) for one row of `published()`."""
+    if row.paper.startswith("Progressive Weight Loading"):
+        return _PWL.get(row.table, _not_run)(row)
+    return _not_run(row)
+
+
+def _not_run(row: Any) -> Found:
+    for start, reason in _NOT_RUN.items():
+        if row.paper.startswith(start):
+            return float("nan"), None, reason
+    return float("nan"), None, ""
+
+
+_NOT_RUN = {
+    "Distillation baselines": "not run: these pairs on CIFAR-100 need a GPU for days",
+    "Progressive distillation": "not run",
+}
+
+
+def _accuracy(row: Any) -> Found:
+    records, profile = _pwl_records(row.network, row.dataset)
+    if not records:
+        return float("nan"), None, f"not run: no {row.network} on {row.dataset} yet"
+    values = [record.lattice[row.quantity] for record in records]
+    return statistics.fmean(values), _seeds(records, row.quantity), "" if profile == "paper" else _scale(records[0])
+
+
+def _loading_orders(row: Any) -> Found:
+    """What the paper's tables say of orders, for our lattices: the same question, over all pairs that were run."""
+    means = [_mean_lattice(r) for r in (_pwl_records(f, d)[0] for f in FAMILIES for d in ("cifar10", "cifar100")) if r]
+    if not means:
+        return float("nan"), None, "not run"
+    if row.unit.startswith("of"):
+        prefix = [[m[c] for c in ("SSSS", "TSSS", "TTSS", "TTTS", "TTTT")] for m in means]
+        dips = sum(any(b < a for a, b in pairwise(p)) for p in prefix)
+        return dips, len(means), f"of {len(means)} pairs that were run"
+    compositions = ("SSST", "SSTT", "STTT") if "suffix" in row.quantity else ("STSS", "SSTS", "STTS")
+    losses = [m["SSSS"] - m[c] for m in means for c in compositions]
+    return max(losses), len(means), f"of {len(means)} pairs that were run; below 0 is a gain"
+
+
+def _size(row: Any) -> Found:
+    teacher, student = _paper_sizes(row.network)
+    value = {
+        "teacher parameters": teacher / 1e6,
+        "student parameters": student / 1e6,
+        "student's share of the teacher's parameters": 100 * student / teacher,
+        "parameters moved in all, of the teacher's": 100 * (1 + student / teacher),
+    }[row.quantity]
+    return value, 0, "networks of the `paper` profile"
+
+
+def _setting(row: Any) -> Found:
+    """The same setting in the `paper` profile, which follows the authors."""
+    profile = get_profile("paper", "vgg" if row.network == "all" else row.network)
+    values = {**_defaults(KD), **_defaults(ProgressiveDistillation), **profile.progressive, **asdict(profile.student)}
+    value = values.get(row.quantity, float("nan"))
+    return value, 0, "setting of the `paper` profile" if row.quantity in values else ""
+
+
+def _blocks(row: Any) -> Found:
+    return build_pair(row.network, profile="paper")[0].num_blocks, 0, ""
+
+
+_PWL: dict[str, Callable[[Any], Found]] = {
+    "accuracy": _accuracy,
+    "accuracy, contiguous table": _accuracy,
+    "loading orders": _loading_orders,
+    "size": _size,
+    "setting": _setting,
+    "blocks": _blocks,
+}
+
+
+def _pwl_records(family: str, dataset: str) -> tuple[list[Record], str]:
+    """Those of the largest profile that was run on this data set."""
+    for profile in reversed(PROFILES):
+        try:
+            records = load_records("pwl", dataset=dataset, family=family, profile=profile)
+        except RecordError:
+            return [], ""
+        if records:
+            return records, profile
+    return [], ""
+
+
+def _mean_lattice(records: list[Record]) -> dict[str, float]:
+    return {c: statistics.fmean(r.lattice[c] for r in records) for c in records[0].lattice}
+
+
+@cache
+def _paper_sizes(family: str) -> tuple[int, ...]:
+    """Parameters of teacher and student of the `paper` profile."""
+    return tuple(num_params(net) for net in build_pair(family, profile="paper"))
+
+
+def _seeds(records: list[Record], composition: str) -> int:
+    """How many trainings are behind a mean: students, or teachers where no student takes part."""
+    return len({r.objective["teacher"] for r in records}) if set(composition) == {"T"} else len(records)
+
+
+def _scale(record: Record) -> str:
+    """How a run of a smaller profile differs from the paper's."""
+    theirs = get_profile("paper", record.family)
+    teacher, _ = _paper_sizes(record.family)
+    share = 100 * record.student["params"] / record.teacher["params"]
+    return (
+        f"smaller: teacher of {record.teacher['params'] / 1e6:.1f} M parameters (theirs {teacher / 1e6:.1f} M), "
+        f"student of {share:.0f} %, {len(record.history)} epochs ({theirs.student.epochs})"
+    )
+
+
+def _defaults(of: type) -> dict[str, Any]:
+    return {n: p.default for n, p in inspect.signature(of).parameters.items() if p.default is not inspect.Parameter.empty}
