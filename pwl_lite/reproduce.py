@@ -128,9 +128,8 @@ class Runner:
                 record = load_record("teacher", name, folder / "results")
                 net = load_blocks(folder / "weights" / name).teacher.to(self.device)
                 same_network = record.teacher["config"] == net.config == self._network(0, seed).config
-                recipe = asdict(replace(self.profile.teacher, seed=seed))
-                of_machine = {"precision", "channels_last"}  # the record holds what they were there
-                same_recipe = all(record.recipe[key] == recipe[key] for key in recipe.keys() - of_machine)
+                of_machine = {key: record.recipe[key] for key in ("precision", "channels_last")}  # what they were there
+                same_recipe = Recipe(**record.recipe) == replace(self.profile.teacher, seed=seed, **of_machine)
                 if same_network and same_recipe and record.environment["data_sha256"] == self.data.sha256:
                     return net, record
         return None

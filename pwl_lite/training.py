@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm.auto import tqdm
@@ -41,6 +41,7 @@ class Recipe:
         weight_decay: on weights with two or more dimensions (not on biases and norms).
         schedule: `one_cycle` (linear up for `warmup` of the steps, then linear down to almost 0) or `cosine`.
         warmup: share of the steps of `one_cycle` that go up.
+        clip: gradients are scaled down to this length (L2 norm over all parameters) where they are longer; 0 for no limit.
         label_smoothing: share of the target spread evenly over all classes.
         flip, crop, cutout: augmentation, see `datasets.augment` (crop and cutout in pixels, 0 for none).
         precision: `fp32`, `bf16` (autocast; weights stay fp32) or `auto` (bf16 where the processor has units for it).
@@ -57,6 +58,7 @@ class Recipe:
     weight_decay: float = 5e-4
     schedule: str = "one_cycle"
     warmup: float = 0.25
+    clip: float = 0.0
     label_smoothing: float = 0.0
     flip: bool = True
     crop: int = 2
@@ -134,6 +136,7 @@ def train(
     model = objective.model.to(device, memory_format=memory_format)
     share_batch_norm(model)
     optimizer = _optimizer(objective, recipe)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
     scheduler = _scheduler(optimizer, recipe, steps)
 
     history: list[dict[str, Any]] = []
@@ -159,6 +162,8 @@ def train(
                     optimizer.zero_grad(set_to_none=True)
                     torch.stack(list(terms.values())).sum().backward()
                     world.average_gradients(model)
+                    if recipe.clip:
+                        nn.utils.clip_grad_norm_(trained, recipe.clip)
                     optimizer.step()
                     scheduler.step()
                     sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
