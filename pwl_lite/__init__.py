@@ -36,6 +36,7 @@ _HOMES = {
     ],
     "datasets": ["Dataset", "Split", "augment", "load_dataset"],
     "objectives": [
+        "AUTHORS",
         "CRD",
         "DKD",
         "KD",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import UnknownNameError
+from .objectives import AUTHORS
 from .training import Recipe
 
 Config = dict[str, Any]
@@ -19,7 +20,7 @@ class Profile:
         pair: configs of (teacher, student), as `networks.build_network` takes them.
         teacher: recipe of the supervised training of the teacher.
         student: recipe of every student, so that objectives are compared at the same number of steps.
-        progressive: settings of `ProgressiveDistillation` that differ from the authors'.
+        progressive: settings of `ProgressiveDistillation` that differ from its defaults.
     """
 
     name: str
@@ -90,21 +91,13 @@ _CIFAR = [
             cutout=8,
         ),
         student=Recipe(epochs=12, batch_size=256, lr=0.4, bias_lr=8, clip=2.0),
-        progressive={
-            "converter_lr": 0.4,
-            "sync": 0.5,
-            "reconstruction": 0.5,
-            "cross": 0.5,
-            "draws": 4,
-            "running_norm_from": 0.5,
-        },
     ),
 ]
 
 _PAPER_RECIPE = Recipe(epochs=160, batch_size=128, lr=0.05, schedule="cosine", crop=4)
 _PAPER_VIT = replace(_PAPER_RECIPE, optimizer="adamw", lr=1e-3, weight_decay=0.05, warmup=0.1, schedule="one_cycle")
 _PAPER = [
-    Profile("paper", "cifar10", pair, recipe, recipe)
+    Profile("paper", "cifar10", pair, recipe, recipe, AUTHORS)
     for pair, recipe in (
         (
             (

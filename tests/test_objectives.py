@@ -53,13 +53,18 @@ def test_feature_distance_and_its_gradients_are_those_of_the_formula(memory_form
         assert torch.allclose(ga, gb, atol=1e-7, rtol=1e-4)
 
 
+def authors(net: pwl.SwapNet, composition: str, **settings) -> pwl.ProgressiveDistillation:
+    """The objective with the authors' settings, always drawing one composition."""
+    return pwl.ProgressiveDistillation(net, **{**pwl.AUTHORS, "sample": lambda n: composition, **settings})
+
+
 @pytest.mark.parametrize("composition", MIXED)
 @pytest.mark.parametrize("training", [True, False])
 def test_losses_and_gradients_equal_the_naive_oracle(batch, composition, training):
     ours, naive = tiny_net(), tiny_net()
     ours.train(training)
     naive.train(training)
-    terms = pwl.ProgressiveDistillation(ours, sample=lambda n: composition).terms(*batch)
+    terms = authors(ours, composition).terms(*batch)
     expected = naive_terms(naive, *batch, composition)
     assert terms.keys() == expected.keys()
     for name in expected:
@@ -77,12 +82,11 @@ def test_losses_and_gradients_equal_the_naive_oracle(batch, composition, trainin
 
 def test_every_weight_scales_its_own_term(batch):
     net = tiny_net().train()
-    plain = pwl.ProgressiveDistillation(net, sample=lambda n: "TTSS").terms(*batch)
+    plain = authors(net, "TTSS").terms(*batch)
     weights = {"sync": 3.0, "reconstruction": 5.0, "cross": 7.0}
-    scaled = pwl.ProgressiveDistillation(net, sample=lambda n: "TTSS", **weights).terms(*batch)
-    defaults = {"sync": 1.0, "reconstruction": 1.0, "cross": 2.0}
+    scaled = authors(net, "TTSS", **weights).terms(*batch)
     for name in plain:
-        factor = weights.get(name, 1.0) / defaults.get(name, 1.0)
+        factor = weights.get(name, 1.0) / pwl.AUTHORS.get(name, 1.0)
         assert scaled[name].item() == pytest.approx(factor * plain[name].item(), rel=1e-4), name
 
 
@@ -92,7 +96,7 @@ def test_the_cross_pass_runs_no_block_that_has_run_already(batch):
     for name, network in (("S", net.student), ("T", net.teacher)):
         for i, block in enumerate(network.blocks):
             block.register_forward_hook(lambda *_, key=f"{name}{i + 1}": runs.update([key]))
-    pwl.ProgressiveDistillation(net, sample=lambda n: "TTTS").terms(*batch)
+    authors(net, "TTTS").terms(*batch)
     assert runs == Counter(S1=1, S2=1, S3=1, S4=2, T1=1, T2=1, T3=1, T4=1)
 
 
@@ -121,7 +125,8 @@ def test_each_part_of_the_batch_runs_through_its_own_composition(batch):
     net = tiny_net().eval()
     images, targets = batch
     drawn = iter(["TSSS", "STTS", "SSST"])
-    terms = pwl.ProgressiveDistillation(net, draws=3, sample=lambda n: next(drawn)).terms(images, targets)
+    settings = {**pwl.AUTHORS, "draws": 3, "sample": lambda n: next(drawn)}
+    terms = pwl.ProgressiveDistillation(net, **settings).terms(images, targets)
     parts = [("TSSS", slice(0, 3)), ("STTS", slice(3, 6)), ("SSST", slice(6, 8))]
     expected = sum(naive_terms(net, images[p], targets[p], c)["cross"].item() * len(images[p]) / 8 for c, p in parts)
     assert terms["cross"].item() == pytest.approx(expected, rel=1e-5)
@@ -137,7 +142,7 @@ def test_running_norm_leaves_the_students_statistics_to_the_student(batch, runni
     net = tiny_net().train()
     alone = deepcopy(net.student)
     alone(batch[0])
-    objective = pwl.ProgressiveDistillation(net, running_norm_from=0.5, sample=lambda n: "TSSS")
+    objective = authors(net, "TSSS", running_norm_from=0.5)
     objective.progress = 0.5 if running else 0.49
     objective.terms(*batch)
     same = all(torch.equal(a, b) for a, b in zip(net.student.buffers(), alone.buffers(), strict=True))

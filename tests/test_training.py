@@ -87,7 +87,7 @@ def test_an_objective_is_told_how_much_of_the_training_is_done():
 
 def test_learning_rates_of_converters_biases_and_schedule():
     net = pwl.SwapNet(*tiny_pair())
-    objective = pwl.ProgressiveDistillation(net)
+    objective = pwl.ProgressiveDistillation(net, converter_lr=0.2)
     recipe = Recipe(epochs=2, batch_size=16, lr=0.1, bias_lr=4.0, weight_decay=1e-3, warmup=0.25)
     optimizer = training._optimizer(objective, recipe)
     scheduler = training._scheduler(optimizer, recipe, steps=8)
@@ -126,6 +126,16 @@ def test_enough_time_does_not_pause(tmp_path):
     objective = pwl.Supervised(tiny_pair()[1])
     settings = {"checkpoint": tmp_path / "c.pt", "max_minutes": 5, "progress": False}
     assert len(pwl.train(objective, tiny_data(), RECIPE, **settings)) == 4
+
+
+def test_gradients_are_clipped_to_the_length_given():
+    """With plain SGD and a tiny limit each step moves the weights by exactly lr times the limit."""
+    data, net = tiny_data(train=16), tiny_pair()[1]
+    recipe = Recipe(1, 16, lr=1.0, momentum=0.0, weight_decay=0.0, schedule="cosine", clip=1e-3, precision="fp32")
+    before = [p.detach().clone() for p in net.parameters()]
+    pwl.train(pwl.Supervised(net), data, recipe, progress=False)
+    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(net.parameters(), before, strict=True)]).norm()
+    assert float(moved) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_limit_without_a_checkpoint_is_refused():

@@ -10,7 +10,7 @@ from .dkd import DKD
 from .features import AttentionTransfer, FeatureDistillation, FitNet, RelationalKD
 from .kd import KD, kd_divergence
 from .objective import Objective
-from .progressive import ProgressiveDistillation, feature_distance
+from .progressive import AUTHORS, ProgressiveDistillation, feature_distance
 from .sampling import SAMPLERS, even_composition, prefix_composition, random_composition
 from .supervised import Supervised
 
@@ -48,6 +48,7 @@ def build_objective(name: str, teacher: BlockNet, student: BlockNet, **settings:
 
 
 __all__ = [
+    "AUTHORS",
     "CRD",
     "DKD",
     "KD",
