@@ -1,5 +1,6 @@
 """Accuracy, agreement with the teacher, and the whole lattice of compositions."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
@@ -86,6 +87,27 @@ def evaluate_lattice(net: SwapNet, split: Split) -> pd.DataFrame:
         for c in all_compositions(net.num_blocks)
     ]
     return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def recalibrated(net: SwapNet, composition: str, split: Split) -> SwapNet:
+    """A copy whose student norms hold the statistics of what they see in this composition, on the images of `split`.
+
+    The teacher's norms stay as they are. A recalibrated composition costs two numbers for each channel of its student norms.
+
+    Raises:
+        CompositionError: no composition.
+    """
+    net = copy.deepcopy(net).eval()
+    for block, network in enumerate(net.networks(composition)):
+        for module in network.blocks[block].modules() if network is net.student else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_running_stats()
+                module.momentum = None  # the plain mean over all batches
+                module.train()
+    for images, _ in split.batches(BATCH):
+        net(images, composition)
+    return net.eval()
 
 
 def composition_costs(net: SwapNet) -> dict[str, tuple[int, int]]:

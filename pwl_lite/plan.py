@@ -4,8 +4,9 @@
      "runs": [{"experiment": "kd", "objective": {"name": "kd"}},
               {"experiment": "no-sync", "objective": {"name": "progressive", "sync": 0}, "recipe": {"epochs": 6}}]}
 
-`dataset` may be named too, and each run may have `seeds` of its own. With `"hold_out": 5000` students are measured on that many
-training images, held out from them, instead of the test images: for choosing settings. A run is done when its record is there.
+`dataset` may be named too, and each run may have `seeds` and `options` (of `Runner.student`) of its own. With
+`"hold_out": 5000` students are measured on that many training images, held out from them, instead of the test images: for
+choosing settings. A run is done when its record is there.
 """
 
 import json
@@ -32,12 +33,17 @@ class Run:
         seed: of the student.
         objective: `name` and settings, see `objectives.build_objective`.
         recipe: changes to the profile's recipe for students.
+        options: of `Runner.student`: `start`, `stitch`, `recalibrate`, `training_of`.
     """
 
     experiment: str
     seed: int
     objective: dict[str, Any]
     recipe: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+OPTIONS = {"start", "stitch", "recalibrate", "training_of"}
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,13 @@ def read_plan(path: str | os.PathLike) -> Plan:
     runs = []
     for i, entry in enumerate(values["runs"], start=1):
         source = f"plan {path}, run {i}"
-        _check(entry, {"experiment", "objective"}, {"seeds", "recipe"}, source)
+        _check(entry, {"experiment", "objective"}, {"seeds", "recipe", "options"}, source)
         _check(entry["objective"], {"name"}, None, f"{source}, objective")
         _check(entry.get("recipe", {}), set(), recipe_fields, f"{source}, recipe")
+        _check(entry.get("options", {}), set(), OPTIONS, f"{source}, options")
         for seed in entry.get("seeds", values.get("seeds", [0])):
-            runs.append(Run(entry["experiment"], seed, entry["objective"], entry.get("recipe", {})))
+            recipe, options = entry.get("recipe", {}), entry.get("options", {})
+            runs.append(Run(entry["experiment"], seed, entry["objective"], recipe, options))
     return Plan(
         profile=profile,
         dataset=values.get("dataset", profile.dataset),
@@ -106,7 +114,7 @@ def left(plan: Plan, root: str | Path) -> Iterator[Run]:
         except RecordError:
             yield run
             continue
-        wanted = {**run.objective, **{f"recipe.{key}": value for key, value in run.recipe.items()}}
+        wanted = {**run.objective, **run.options, **{f"recipe.{key}": value for key, value in run.recipe.items()}}
         stored = {**record.objective, **{f"recipe.{key}": value for key, value in record.recipe.items()}}
         for key, value in wanted.items():
             if stored.get(key) != value:
@@ -146,7 +154,9 @@ def run_plan(
     teacher, _ = runner.stored_teacher(plan.teacher_seed) or runner.teacher(plan.teacher_seed, resume=True)
     if plan.hold_out:
         runner.measure_on(replace(data.hold_out(plan.hold_out), name=plan.data_name()))
-    return [runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.recipe) for r in runs]
+    return [
+        runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.options, **r.recipe) for r in runs
+    ]
 
 
 def _check(values: Any, needed: set[str], allowed: set[str] | None, source: str) -> None:

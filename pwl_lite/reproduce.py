@@ -12,13 +12,14 @@ from torch import nn
 
 from .blocknet import BlockNet, block_macs, num_bytes, num_params
 from .datasets import Dataset, load_dataset
-from .errors import RecordError, StoreError, UnknownNameError
-from .evaluation import accuracy, evaluate_lattice
+from .errors import RecordError, StoreError, TrainingError, UnknownNameError
+from .evaluation import accuracy, evaluate_lattice, recalibrated
 from .hardware import default_device
 from .networks import build_network, whiten_stem
 from .objectives import Objective, Supervised, build_objective
 from .profiles import Config, Profile, get_profile
 from .records import Record, data_folder, environment, load_record
+from .stitching import fit_converters
 from .store import load_blocks, save_blocks
 from .swapnet import SwapNet
 from .training import Recipe, resolve, train
@@ -142,9 +143,13 @@ class Runner:
         seed: int,
         resume: bool = False,
         save_weights: bool = False,
+        start: str | None = None,
+        stitch: bool = False,
+        recalibrate: bool = False,
+        training_of: str | None = None,
         **changes: Any,
     ) -> Record:
-        """Train a student from its fresh start and record it.
+        """Train a student and record it.
 
         Args:
             experiment: folder of the record.
@@ -153,35 +158,69 @@ class Runner:
             seed: of start, order of the images, and draws.
             resume: go on from the checkpoint if there is one.
             save_weights: write the shards of a network of both.
+            start: begin with the student of this seed of another experiment, instead of a fresh one.
+            stitch: fit the converters by least squares on 1,000 training images: before the training of an objective that
+                has converters, after that of another, so that its student can be swapped too.
+            recalibrate: measure each composition with student norms that are estimated for it (`evaluation.recalibrated`).
+            training_of: another experiment that trains the same: its checkpoint is taken, nothing is trained twice.
             changes: to the profile's recipe for students.
+
+        Raises:
+            TrainingError: the experiment to start from has no checkpoint of this seed.
         """
+        how = {"start": start, "stitch": stitch, "recalibrate": recalibrate, "training_of": training_of}
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # of what an objective adds (converters, regressors); the student has a start of its own
             student = self._network(1, seed)
+            if start:
+                student.load_state_dict(self._student_of(start, seed))
             built = build_objective(teacher=teacher, student=student, **objective)
+            net = built.model if isinstance(built.model, SwapNet) else SwapNet(teacher, student) if stitch else None
+        examples = self.data.train.subset(min(1000, len(self.data.train)))
+        if stitch and net is built.model:
+            fit_converters(net, examples.normalise(examples.images).to(self.device))
         recipe = replace(self.profile.student, **{"seed": seed, **changes})
-        history = self._train(experiment, built, recipe, resume)
-        net = built.model
-        if not isinstance(net, SwapNet):
+        history = self._train(training_of or experiment, built, recipe, resume or training_of is not None)
+        if stitch and net is not built.model:
+            fit_converters(net, examples.normalise(examples.images).to(self.device))
+        about = {key: value for key, value in how.items() if value}
+        if net is None:
             round_weights(student, STORED)
             lattice = {"S" * student.num_blocks: accuracy(student, self.test)}
-            return self._record(experiment, built, recipe, history, lattice, teacher, student)
+            return self._record(experiment, built, recipe, history, lattice, teacher, student, about=about)
         round_weights(net, STORED)
         table = evaluate_lattice(net, self.test).set_index("composition")
+        if recalibrate:
+            for composition in table.index.drop("T" * net.num_blocks):
+                fitted = recalibrated(net, composition, examples.to(self.device))
+                table.loc[composition, "accuracy"] = accuracy(fitted, self.test, composition)
         lattice = table.accuracy.to_dict()
         weights = self.name(seed) if save_weights else None
         if weights:
-            about = {"classes": self.data.classes, "mean": self.data.mean, "std": self.data.std}
+            data = {"classes": self.data.classes, "mean": self.data.mean, "std": self.data.std}
             extra = {"lattice": lattice, "run": weights, "data_sha256": self.data.sha256}
-            save_blocks(net, self.root / "weights" / weights, **about, dtype=STORED, extra=extra)
-        measured = {"agreement": table.agreement.round(2).to_dict(), "costs": table[["bytes", "macs"]].to_dict("index")}
-        return self._record(experiment, built, recipe, history, lattice, teacher, student, weights=weights, **measured)
+            save_blocks(net, self.root / "weights" / weights, **data, dtype=STORED, extra=extra)
+        measured = {} if recalibrate else {"agreement": table.agreement.round(2).to_dict()}
+        measured |= {"costs": table[["bytes", "macs"]].to_dict("index"), "weights": weights, "about": about}
+        return self._record(experiment, built, recipe, history, lattice, teacher, student, **measured)
+
+    def _student_of(self, experiment: str, seed: int) -> dict[str, torch.Tensor]:
+        """The weights of the student that another experiment has left in its checkpoint."""
+        path = self._checkpoint(experiment, seed)
+        if not path.exists():
+            raise TrainingError(f"start from experiment {experiment!r}: no checkpoint {path}; train it first")
+        state = torch.load(path, map_location=self.device, weights_only=True)["model"]
+        prefix = "student." if any(key.startswith("student.") for key in state) else ""
+        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
     def _network(self, role: int, seed: int) -> BlockNet:
         return fresh_network(self.profile.pair[role], self.data, seed).to(self.device)
 
+    def _checkpoint(self, experiment: str, seed: int) -> Path:
+        return self.root / "cache" / "checkpoints" / f"{experiment}-{self.name(seed)}.pt"
+
     def _train(self, experiment: str, objective: Objective, recipe: Recipe, resume: bool) -> list[dict[str, Any]]:
-        checkpoint = self.root / "cache" / "checkpoints" / f"{experiment}-{self.name(recipe.seed)}.pt"
+        checkpoint = self._checkpoint(experiment, recipe.seed)
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
         options = {"checkpoint": checkpoint, "resume": resume, "max_minutes": left, "progress": self.progress}
         return train(objective, self.data, recipe, **options)
@@ -195,6 +234,7 @@ class Runner:
         lattice: dict[str, float],
         teacher: BlockNet,
         student: BlockNet | None = None,
+        about: dict[str, Any] | None = None,
         **measured: Any,
     ) -> Record:
         record = Record(
@@ -204,7 +244,7 @@ class Runner:
             dataset=self.data.name,
             family=self.profile.family,
             seed=recipe.seed,
-            objective=objective.settings(),
+            objective={**objective.settings(), **(about or {})},
             recipe=asdict(resolve(recipe, self.device)),
             teacher=_size(teacher),
             student=_size(student) if student is not None else None,

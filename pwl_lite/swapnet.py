@@ -37,11 +37,16 @@ class SwapNet(nn.Module):
     The teacher is frozen: no gradients, and always in evaluation mode, whatever `train()` is called with. Its batch-norm
     statistics would otherwise drift while the student trains, and the "teacher" at the end of loading would be another.
 
+    Args:
+        teacher, student: the pair.
+        identity: no converters, features go over as they are (the authors' code does so where the widths agree).
+
     Raises:
-        NetworkError: the two have a different number of blocks, or their features differ in places somewhere.
+        NetworkError: the two have a different number of blocks, or their features differ in places somewhere, or, with
+            `identity`, in channels.
     """
 
-    def __init__(self, teacher: BlockNet, student: BlockNet):
+    def __init__(self, teacher: BlockNet, student: BlockNet, identity: bool = False):
         super().__init__()
         if teacher.num_blocks != student.num_blocks:
             raise NetworkError(
@@ -58,11 +63,23 @@ class SwapNet(nn.Module):
                     f"after block {i} the student's features are {_places(s)}, the teacher's {_places(t)}: expected the same, "
                     "since converters act on channels only; pool at the same places in both"
                 )
+            if identity and channels_of(s) != channels_of(t):
+                raise NetworkError(
+                    f"after block {i} the student has {channels_of(s)} channels, the teacher {channels_of(t)}: expected as "
+                    "many for identity=True; leave it out to have converters"
+                )
             self.converters.append(Converter(channels_of(s), channels_of(t), tokens=len(s) == 2))
+            if identity:
+                self.converters[-1].encoder = self.converters[-1].decoder = nn.Identity()
 
     @property
     def num_blocks(self) -> int:
         return self.teacher.num_blocks
+
+    @property
+    def identity(self) -> bool:
+        """Whether features go over as they are."""
+        return all(isinstance(converter.encoder, nn.Identity) for converter in self.converters)
 
     def train(self, mode: bool = True) -> "SwapNet":
         super().train(mode)

@@ -152,7 +152,7 @@ def train(
     with tqdm(total=total, initial=len(history) * steps, disable=not show, unit="step", mininterval=1) as bar:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             started = time.perf_counter()
-            objective.progress = (epoch - 1) / recipe.epochs
+            objective.start_epoch((epoch - 1) / recipe.epochs)
             model.train()
             sums: dict[str, Tensor] = {}
             with _random_numbers_of(recipe.seed, epoch):

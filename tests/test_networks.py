@@ -29,6 +29,27 @@ def test_parameters_bytes_and_macs_of_a_resnet_by_hand():
     assert feature_shapes(net) == [(4, 32, 32), (8, 16, 16)]
 
 
+def test_parameters_and_macs_of_a_separable_resnet_by_hand():
+    net = pwl.build_network({**RESNET, "separable": True})
+    stem, first = 3 * 4 * 9, 2 * (4 * 9 + 4 * 4)
+    down, rest, shortcut = (4 * 9 + 4 * 8), 3 * (8 * 9 + 8 * 8), 4 * 8
+    channels = 4 + 2 * 4 + 5 * 8
+    assert pwl.num_params(net) == stem + first + down + rest + shortcut + 2 * channels + 8 * 10 + 10
+    assert pwl.block_macs(net) == [(stem + first) * 32 * 32, (down + rest + shortcut) * 16 * 16 + 8 * 10]
+    assert feature_shapes(net) == [(4, 32, 32), (8, 16, 16)]
+
+
+def test_a_fresh_resnet_keeps_the_size_of_its_signal():
+    """He's start: before the norms, a convolution's output is about as large as its input, depthwise ones included."""
+    torch.manual_seed(0)
+    for separable in (False, True):
+        net = pwl.build_network({"family": "resnet", "widths": [64, 64], "depths": [1, 1], "separable": separable})
+        x = torch.randn(8, 64, 16, 16)
+        for convolution in [m for m in net.blocks[0][0].residual if isinstance(m, nn.Conv2d)]:
+            assert 0.9 < float(convolution(x).detach().std()) / 2**0.5 < 1.1
+            x = torch.randn_like(x)
+
+
 @pytest.mark.parametrize("pool", ["mean", "class"])
 def test_parameters_bytes_and_macs_of_a_vit_by_hand(pool):
     net = pwl.build_network({**VIT, "pool": pool})

@@ -11,7 +11,15 @@ from networks_for_tests import tiny_data, tiny_net, tiny_pair
 from torch.nn.functional import one_hot
 
 import pwl_lite as pwl
-from pwl_lite.objectives import even_composition, feature_distance, kd_divergence, prefix_composition, random_composition
+from pwl_lite.errors import NetworkError
+from pwl_lite.objectives import (
+    SAMPLERS,
+    even_composition,
+    feature_distance,
+    kd_divergence,
+    prefix_composition,
+    random_composition,
+)
 from pwl_lite.objectives.progressive import first_switch
 
 MIXED = [c for c in pwl.all_compositions(4) if len(set(c)) == 2]
@@ -115,6 +123,48 @@ def test_even_and_prefix_draws():
     assert set(even) == set(MIXED) and all(abs(n - 500) < 110 for n in even.values())  # 5 standard deviations of 22
     prefix = Counter(prefix_composition(4) for _ in range(3000))
     assert set(prefix) == {"TSSS", "TTSS", "TTTS"} and all(abs(n - 1000) < 130 for n in prefix.values())
+
+
+def test_a_sandwich_is_the_worst_the_best_and_a_random_one():
+    sampler = SAMPLERS["sandwich"]()
+    for loss, composition in enumerate(MIXED):  # at first each is seen once
+        assert sampler(4) == composition
+        sampler.observe(composition, torch.tensor(float(loss)))
+    drawn = [sampler(4) for _ in range(30)]  # 14 turns are over, the 15th is a random one
+    assert set(drawn[1::3]) == {MIXED[-1]} and set(drawn[2::3]) == {MIXED[0]} and len(set(drawn[0::3])) > 3
+    for _ in range(60):
+        sampler.observe(MIXED[-1], torch.tensor(-1.0))  # it becomes the best
+    sampler.turn = 0
+    assert [sampler(4), sampler(4)] == [MIXED[-2], MIXED[-1]]
+    sampler.forget()
+    assert sampler(4) == MIXED[0]
+
+
+def test_a_sandwich_listens_to_the_losses_of_the_cross_pass(batch):
+    objective = pwl.ProgressiveDistillation(tiny_net().train(), draws=4, sample="sandwich")
+    objective.terms(*batch)
+    assert list(objective.sample.losses) == MIXED[:4] and all(loss > 0 for loss in objective.sample.losses.values())
+    objective.start_epoch(0.5)
+    assert objective.sample.losses == {}
+
+
+def test_a_drifting_teacher_is_another_one_afterwards(batch):
+    for drifting in (False, True):
+        net = tiny_net().train()
+        before = pwl.state_hash(net.teacher)
+        objective = pwl.ProgressiveDistillation(net, drifting_teacher=drifting)
+        objective.terms(*batch)
+        assert (pwl.state_hash(net.teacher) != before) == drifting
+        assert objective.settings()["drifting_teacher"] == drifting
+
+
+def test_without_converters_reconstruction_is_zero(batch):
+    teacher, other = tiny_pair(0)[0], tiny_pair(1)[0]
+    net = pwl.SwapNet(teacher, other, identity=True).train()
+    terms = pwl.ProgressiveDistillation(net).terms(*batch)
+    assert abs(terms["reconstruction"].item()) < 1e-6 and terms["sync"].item() > 0.01
+    with pytest.raises(NetworkError, match="after block 1 the student has 4 channels, the teacher 8: expected as many"):
+        pwl.SwapNet(*tiny_pair(), identity=True)
 
 
 def test_first_switch():

@@ -1,6 +1,8 @@
 """Plans: one command does what is left of a table."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from networks_for_tests import STUDENT, TEACHER, tiny_data
@@ -20,6 +22,23 @@ RUNS = (
     Run("no-sync", 0, {"name": "progressive", "sync": 0.0, "sample": "even_composition"}, {"epochs": 2}),
 )
 PLAN = Plan(PROFILE, "tiny", 0, RUNS)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "data" / "plans").glob("*.json")), ids=lambda p: p.stem)
+def test_the_plans_of_the_book_can_be_run(path):
+    """Every run's objective can be built with its settings, on the networks of the plan's profile."""
+    plan = read_plan(path)
+    assert len({(run.experiment, run.seed) for run in plan.runs}) == len(plan.runs) > 10
+    trained = set()
+    for run in plan.runs:
+        for option in ("start", "training_of"):  # what a run needs stands before it
+            assert run.options.get(option) is None or (run.options[option], run.seed) in trained
+        trained.add((run.experiment, run.seed))
+        if run.seed == 0:
+            replace(plan.profile.student, **run.recipe)
+            teacher, student = (pwl.build_network(config) for config in plan.profile.pair)
+            settings = build_objective(teacher=teacher, student=student, **run.objective).settings()
+            assert settings.items() >= run.objective.items()
 
 
 def test_a_plan_leaves_a_record_for_each_run_and_then_nothing_is_left(tmp_path):
@@ -127,3 +146,33 @@ def test_an_unknown_objective_or_setting_is_named():
         build_objective("kd", teacher, student, beta=3)
     with pytest.raises(UnknownNameError, match="sample 'odd': expected one of random_composition"):
         build_objective("progressive", teacher, student, sample="odd")
+
+
+def test_the_options_of_a_run(tmp_path):
+    """A stitch, a warm start, a recalibration: each does what it says, and the record says so."""
+    data, recipe = tiny_data(), {"epochs": 1}
+    progressive = {"name": "progressive", "draws": 1}
+    plan = Plan(
+        PROFILE,
+        "tiny",
+        0,
+        (
+            Run("kd", 0, {"name": "kd"}, recipe),
+            Run("stitched", 0, {"name": "kd"}, recipe, {"stitch": True, "training_of": "kd"}),
+            Run("warm", 0, progressive, recipe, {"start": "kd", "stitch": True}),
+            Run("warm-recalibrated", 0, progressive, recipe, {"recalibrate": True, "training_of": "warm"}),
+        ),
+    )
+    kd, stitched, warm, recalibrated = run_plan(plan, tmp_path, data, progress=False)
+    assert stitched.lattice["SSSS"] == kd.lattice["SSSS"] and len(stitched.lattice) == 16
+    assert stitched.history == kd.history  # nothing was trained twice
+    assert stitched.objective["stitch"] and warm.objective["start"] == "kd"
+    assert recalibrated.history == warm.history and recalibrated.objective["recalibrate"]
+    assert recalibrated.lattice["TTTT"] == warm.lattice["TTTT"] and recalibrated.lattice != warm.lattice
+    assert list(left(plan, tmp_path)) == []
+
+
+def test_a_start_that_was_not_trained_is_named(tmp_path):
+    plan = Plan(PROFILE, "tiny", 0, (Run("warm", 0, {"name": "kd"}, {}, {"start": "never"}),))
+    with pytest.raises(TrainingError, match=r"start from experiment 'never': no checkpoint .*train it first"):
+        run_plan(plan, tmp_path, tiny_data(), progress=False)

@@ -22,7 +22,9 @@ OBJECTIVES = {
     "attention": AttentionTransfer,
     "relational": RelationalKD,
     "crd": CRD,
-    "progressive": lambda teacher, student, **settings: ProgressiveDistillation(SwapNet(teacher, student), **settings),
+    "progressive": lambda teacher, student, identity=False, **settings: ProgressiveDistillation(
+        SwapNet(teacher, student, identity), **settings
+    ),
 }
 
 

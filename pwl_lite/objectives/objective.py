@@ -11,8 +11,7 @@ class Objective(ABC):
 
     Attributes:
         model: everything that changes while training; a checkpoint holds its state.
-        progress: share of the training that is done, from 0 to below 1; `train` sets it before each epoch, for objectives
-            that change on the way.
+        progress: share of the training that is done at the start of the epoch, from 0 to below 1.
     """
 
     model: nn.Module
@@ -30,6 +29,10 @@ class Objective(ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What a record needs to build this objective again: its name and every weight (JSON-able)."""
+
+    def start_epoch(self, progress: float) -> None:
+        """`train` calls this before each epoch, for objectives that change on the way."""
+        self.progress = progress
 
     def param_groups(self) -> list[dict[str, Any]]:
         """What to optimise: `{"params": [...], "lr_scale": factor on the recipe's learning rate}`."""

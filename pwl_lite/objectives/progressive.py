@@ -12,7 +12,7 @@ from ..errors import TrainingError, UnknownNameError
 from ..swapnet import SwapNet
 from .kd import KD, kd_divergence
 from .objective import Objective
-from .sampling import SAMPLERS
+from .sampling import SAMPLERS, Sandwich
 
 AUTHORS: dict[str, Any] = {
     "alpha": 0.6,
@@ -51,7 +51,9 @@ class ProgressiveDistillation(Objective):
             it uses the statistics of the batch, which lets weights move fast, but the running averages then mix what the
             student sees alone and what it sees behind teacher blocks, and fit neither. By default never (the authors').
         draws: compositions in a cross pass; each gets its share of the batch, so more cost nothing. The authors take one.
-        sample: draws one composition of the cross pass from the number of blocks: a function, or the name of one in `SAMPLERS`.
+        sample: draws one composition of the cross pass from the number of blocks: a function, or a name in `SAMPLERS`.
+        drifting_teacher: leave the teacher's batch norm in training mode, as the authors' code does by mistake: its running
+            averages change, so that what is loaded at the end is not the teacher that was trained. To show what that does.
 
     Raises:
         TrainingError: `running_norm_from` is not between 0 and 1, or `draws` is below 1.
@@ -70,6 +72,7 @@ class ProgressiveDistillation(Objective):
         running_norm_from: float = 0.5,
         draws: int = 4,
         sample: str | Callable[[int], str] = "random_composition",
+        drifting_teacher: bool = False,
     ):
         if not 0 <= running_norm_from <= 1:
             raise TrainingError(
@@ -87,10 +90,17 @@ class ProgressiveDistillation(Objective):
         self.draws = draws
         if isinstance(sample, str) and sample not in SAMPLERS:
             raise UnknownNameError("sample", sample, SAMPLERS)
-        self.sample = SAMPLERS[sample] if isinstance(sample, str) else sample
+        self.sample = SAMPLERS[sample]() if isinstance(sample, str) else sample
+        self.drifting_teacher = drifting_teacher
+
+    def start_epoch(self, progress: float) -> None:
+        super().start_epoch(progress)
+        if isinstance(self.sample, Sandwich):
+            self.sample.forget()
 
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         net = self.model
+        net.teacher.train(self.drifting_teacher and net.training)
         with torch.no_grad():
             teacher_features = net.teacher.features(images)
             teacher_logits = net.teacher.head(teacher_features[-1])
@@ -118,6 +128,8 @@ class ProgressiveDistillation(Objective):
             logits = self.model.resume(features[composition[0]][start - 1][part], composition, start)
             divergence = kd_divergence(logits, teacher_logits[part], self.kd.temperature)
             total = total + divergence * (len(logits) / batch)
+            if isinstance(self.sample, Sandwich):
+                self.sample.observe(composition, divergence)
         return total
 
     def alignment(self, student_features: list[Tensor], teacher_features: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -147,6 +159,8 @@ class ProgressiveDistillation(Objective):
             "running_norm_from": self.running_norm_from,
             "draws": self.draws,
             "sample": self.sample.__name__,
+            "drifting_teacher": self.drifting_teacher,
+            "identity": self.model.identity,
         }
 
 

@@ -3,6 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
+from ..distributed import processes
+from ..swapnet import all_compositions
 
 
 def random_composition(num_blocks: int) -> str:
@@ -32,4 +36,43 @@ def prefix_composition(num_blocks: int) -> str:
     return "T" * cut + "S" * (num_blocks - cut)
 
 
-SAMPLERS: dict[str, Callable[[int], str]] = {f.__name__: f for f in (random_composition, even_composition, prefix_composition)}
+class Sandwich:
+    """In turn the composition with the highest recent loss, the one with the lowest, and a random one.
+
+    Source of the idea: Yu and others, *BigNAS*, arXiv 2003.11142, which trains the smallest, the biggest and random
+    sub-networks of one network at each step. Losses are forgotten at the start of each epoch, so that a resumed training
+    draws as an uninterrupted one does.
+    """
+
+    __name__ = "sandwich"
+
+    def __init__(self) -> None:
+        self.losses: dict[str, float] = {}
+        self.turn = 0
+
+    def __call__(self, num_blocks: int) -> str:
+        unseen = [c for c in all_compositions(num_blocks) if len(set(c)) == 2 and c not in self.losses]
+        self.turn += 1
+        if unseen:
+            return unseen[0]
+        if self.turn % 3 == 0:
+            return even_composition(num_blocks)
+        return (max if self.turn % 3 == 1 else min)(self.losses, key=self.losses.__getitem__)
+
+    def observe(self, composition: str, loss: Tensor) -> None:
+        """Take note of what a composition lost (a scalar)."""
+        value = float(processes().mean(loss.detach()))
+        self.losses[composition] = 0.9 * self.losses.get(composition, value) + 0.1 * value
+
+    def forget(self) -> None:
+        """At the start of an epoch."""
+        self.losses.clear()
+        self.turn = 0
+
+
+SAMPLERS: dict[str, Callable[[], Callable[[int], str]]] = {
+    "random_composition": lambda: random_composition,
+    "even_composition": lambda: even_composition,
+    "prefix_composition": lambda: prefix_composition,
+    "sandwich": Sandwich,
+}
