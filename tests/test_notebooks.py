@@ -23,7 +23,7 @@ from alone import clean_environment
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 PARAMETERS = {"profile": "quick"}
-SECONDS_EACH, SECONDS_ALL = 60, 240
+SECONDS_EACH, SECONDS_ALL = 60, 48 * len(CHAPTERS)
 TIME_FACTOR = float(os.environ.get("PWL_TIME_FACTOR", "1.5"))
 seconds: dict[str, float] = {}
 

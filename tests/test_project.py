@@ -109,10 +109,10 @@ def test_wheel_holds_the_package_and_the_shipped_data(wheel):
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("pwl_lite/")}
     package = (ROOT / "pwl_lite").rglob("*")
     expected = {str(p.relative_to(ROOT)) for p in package if p.suffix in (".py", ".js", ".css")}
-    for folder in ("results", "weights"):
-        for path in (ROOT / "data" / folder).rglob("*"):
-            if path.is_file():
-                expected.add(f"pwl_lite/_data/{path.relative_to(ROOT / 'data')}")
+    shipped = [ROOT / "data" / "published.csv"]
+    for folder in ("results", "weights", "benchmarks"):
+        shipped += [path for path in (ROOT / "data" / folder).rglob("*") if path.is_file()]
+    expected |= {f"pwl_lite/_data/{path.relative_to(ROOT / 'data')}" for path in shipped}
     assert inside == expected
     assert wheel.stat().st_size < 25e6
 
