@@ -77,10 +77,10 @@ def training_step() -> Ways:
 
 
 def lattice() -> Ways:
-    """The logits of all 16 compositions of the `cifar` VGG pair for 500 images."""
+    """The logits of all 16 compositions of the `cifar` VGG pair for 250 images."""
     torch.manual_seed(0)
     net = pwl.SwapNet(*pwl.build_pair("vgg", profile="cifar")).eval()
-    images = torch.randn(500, 3, 32, 32)
+    images = torch.randn(250, 3, 32, 32)
 
     @torch.no_grad()
     def separately() -> None:

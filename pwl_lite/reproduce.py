@@ -12,6 +12,7 @@ from torch import nn
 
 from .blocknet import BlockNet, block_macs, num_bytes, num_params
 from .datasets import Dataset, load_dataset
+from .distributed import processes
 from .errors import RecordError, StoreError, TrainingError, UnknownNameError
 from .evaluation import accuracy, evaluate_lattice, recalibrated
 from .hardware import default_device
@@ -259,6 +260,7 @@ class Runner:
             found = load_record(experiment, record.run, self.root / "results")
         except RecordError:  # none yet, or none that can be read
             found = None
+        processes().wait()  # all have looked before one writes, so that all decide alike
         if found is not None and replace(record, environment=found.environment, finished=found.finished) == found:
             return found  # nothing was trained since: when and where it was stays as it is
         record.save(self.root / "results")
