@@ -16,6 +16,8 @@ BUILT_FROM = (
     "pwl_lite",
     "data/results",
     "data/weights",
+    "data/benchmarks",
+    "data/published.csv",
 )
 
 
