@@ -1,7 +1,7 @@
 """How fast the parts are, against the plainest way to do the same: medians, quartiles and ratios of one run on one machine.
 
     python benchmarks/run.py                      # prints a table and writes data/benchmarks/<machine>.json
-    python benchmarks/run.py --only step --repeats 5 --out /tmp/benchmarks
+    python benchmarks/run.py --only step --repeats 5 --out runs/benchmarks
 
 The two ways take turns, so that a machine that slows down slows both. Nothing else should run meanwhile.
 """

@@ -12,12 +12,10 @@ import pandas as pd
 
 from .blocknet import num_params
 from .errors import RecordError
-from .networks import build_pair
+from .networks import FAMILIES, build_pair
 from .objectives import KD, ProgressiveDistillation
 from .profiles import PROFILES, get_profile
 from .records import Record, data_folder, load_records
-
-FAMILIES = ("vgg", "resnet", "vit")
 
 
 def published() -> pd.DataFrame:
