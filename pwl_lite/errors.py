@@ -23,6 +23,10 @@ class StoreError(PWLError):
     """A folder of shards that is missing, damaged or made for other networks."""
 
 
+class StreamingError(PWLError):
+    """Weights that do not arrive, or a model that has been closed."""
+
+
 class RecordError(PWLError):
     """A record of a run that is missing, damaged or of an unknown schema."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import StoreError
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 NETWORKS = {"swapnet": ("teacher", "student"), "network": ("network",)}  # kind -> the networks it is made of
 
 
@@ -29,12 +29,20 @@ def read_manifest(folder: str | os.PathLike) -> dict:
         problem = "not a folder" if folder.exists() else "no such folder"
         raise StoreError(f"{folder}: {problem}; expected one made by save_blocks")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return parse_manifest(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise StoreError(f"{path}: missing; written last, so this save is incomplete: save it again") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: cannot be read as JSON ({error}); save or copy it again") from error
-    return check_manifest(manifest, str(path))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error}); save or copy it again") from error
+
+
+def parse_manifest(text: bytes, source: str) -> dict:
+    """The manifest in the bytes of a file, checked; `source` names it in errors. Raises StoreError."""
+    try:
+        manifest = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{source}: cannot be read as JSON ({error}); save or copy it again") from error
+    return check_manifest(manifest, source)
 
 
 def check_manifest(manifest: object, source: str) -> dict:
@@ -103,9 +111,10 @@ SHARD_KEYS = {
 
 
 def shard_names(kind: str, num_blocks: int) -> list[str]:
-    """The names of all shards: network by network, then the converters at the N - 1 boundaries."""
+    """The names of all shards: network by network, then encoders and decoders of the N - 1 boundaries."""
     names = [f"{network}-{i}" for network in NETWORKS[kind] for i in range(1, num_blocks + 1)]
-    return names + [f"converter-{i}" for i in range(1, num_blocks) if kind == "swapnet"]
+    directions = ("encoder", "decoder") if kind == "swapnet" else ()
+    return names + [f"{direction}-{i}" for direction in directions for i in range(1, num_blocks)]
 
 
 def to_json(manifest: dict) -> str:

@@ -76,7 +76,7 @@ _CIFAR = [
         dataset="cifar10",
         pair=(
             _fast_vgg("64 M 64", "256 M 256", "256 192 M", "256"),
-            _fast_vgg("64 M 64s", "128s M 128s", "192s 192s M", "224s 224s"),
+            _fast_vgg("64 M 64s", "128s 128s M 192s 256s", "192s M", "224s"),
         ),
         teacher=Recipe(
             epochs=48,
@@ -90,7 +90,7 @@ _CIFAR = [
             crop=4,
             cutout=8,
         ),
-        student=Recipe(epochs=12, batch_size=256, lr=0.4, bias_lr=8),
+        student=Recipe(epochs=8, batch_size=256, optimizer="muon", lr=0.4, bias_lr=8, clip=2.0),
     ),
 ]
 

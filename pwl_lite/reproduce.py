@@ -18,6 +18,7 @@ from .evaluation import accuracy, evaluate_lattice, recalibrated
 from .hardware import default_device
 from .networks import build_network, whiten_stem
 from .objectives import Objective, Supervised, build_objective
+from .precision import round_weights
 from .profiles import Config, Profile, get_profile
 from .records import Record, data_folder, environment, load_record
 from .stitching import fit_converters
@@ -275,14 +276,6 @@ def fresh_network(config: Config, data: Dataset, seed: int) -> BlockNet:
     sample = data.train.subset(min(5000, len(data.train)))
     whiten_stem(net, sample.normalise(sample.images))
     return net
-
-
-def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """Round all weights with two or more dimensions to what `dtype` can hold, in place, as `save_blocks(dtype=)` does."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(parameter.to(dtype))
 
 
 def _size(net: BlockNet) -> dict[str, Any]:

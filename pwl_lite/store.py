@@ -3,7 +3,8 @@
     manifest.json
     teacher-1.safetensors .. teacher-N.safetensors        a `BlockNet` alone: network-1 .. network-N
     student-1.safetensors .. student-N.safetensors
-    converter-1.safetensors .. converter-(N-1).safetensors
+    encoder-1.safetensors .. encoder-(N-1).safetensors    converters, teacher -> student
+    decoder-1.safetensors .. decoder-(N-1).safetensors    converters, student -> teacher
 
 The manifest is put in place last: a folder without one is incomplete. A shard holds numbers and names
 only; nothing in the folder is ever unpickled or run.
@@ -25,6 +26,7 @@ from .errors import PWLError, StoreError
 from .files import atomic_path
 from .manifest import MANIFEST, NETWORKS, SCHEMA, check_manifest, read_manifest, shard_names, some, to_json
 from .networks import build_network
+from .precision import Precision, from_store, is_weight, precision_of, to_store
 from .swapnet import SwapNet
 
 
@@ -35,7 +37,7 @@ def save_blocks(
     classes: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],
-    dtype: torch.dtype | None = None,
+    dtype: Precision = None,
     extra: dict | None = None,
 ) -> Path:
     """Write every block of `net` as a shard, and the manifest; return the manifest's path.
@@ -49,14 +51,14 @@ def save_blocks(
         classes: class names, in the order of the logits.
         mean: per channel, of images scaled to 0 .. 1.
         std: per channel; with `mean`, how images are normalised before `net` sees them.
-        dtype: store weights (parameters with two or more dimensions) in this smaller type, such as
-            `torch.float16` for half the bytes; loading gives the rounded values in the network's own type.
-            Biases, norms and statistics stay as they are: they are few, and may exceed a small type's range.
+        dtype: store weights (parameters with two or more dimensions) in this smaller type, such as `torch.float16` for half
+            the bytes, or `{"student": torch.int8, "teacher": torch.float16}`; see `precision`.
         extra: anything else worth keeping that JSON can hold.
 
     Raises:
         StoreError: `net` is neither a SwapNet nor a BlockNet, a weight is too large for `dtype`, or JSON
             cannot hold what the manifest should.
+        UnknownNameError: a type that weights cannot be stored in.
         SaveError: the folder cannot be written (disk full, no permission, a file in its place).
     """
     folder = Path(folder)
@@ -83,7 +85,7 @@ def save_blocks(
         with ExitStack() as stack:  # left in reverse order: the manifest is put in place last
             manifest_file = stack.enter_context(atomic_path(folder / MANIFEST))
             for name, part in shard_parts(net).items():
-                data = safetensors.torch.save(_stored(part, dtype, folder / f"{name}.safetensors"))
+                data = safetensors.torch.save(_stored(part, precision_of(name, dtype), folder / f"{name}.safetensors"))
                 entry = manifest["shards"][name]
                 entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
                 _write(stack.enter_context(atomic_path(folder / entry["file"])), data)
@@ -128,11 +130,13 @@ def load_blocks(
 
 
 def shard_parts(net: SwapNet | BlockNet) -> dict[str, nn.Module]:
-    """What each shard holds: a block with `embed` or `head` at the ends (`BlockNet.part`), or a converter."""
+    """What each shard holds: a block with `embed` or `head` at the ends (`BlockNet.part`), or one direction of a converter."""
     kind, networks = _networks_of(net)
     n = next(iter(networks.values())).num_blocks
     parts: list[nn.Module] = [network.part(i) for network in networks.values() for i in range(n)]
-    parts += net.converters if isinstance(net, SwapNet) else []
+    if isinstance(net, SwapNet):
+        parts += [converter.encoder for converter in net.converters]
+        parts += [converter.decoder for converter in net.converters]
     return dict(zip(shard_names(kind, n), parts, strict=True))
 
 
@@ -184,7 +188,7 @@ def read_shard(folder: str | os.PathLike, manifest: dict, name: str, verify: boo
 
 
 def decode_shard(data: bytes, entry: dict, source: str, *, verify: bool = True) -> dict[str, Tensor]:
-    """The tensors in the bytes of a shard, wherever these came from.
+    """The tensors in the bytes of a shard, wherever these came from; int8 weights are multiplied out.
 
     Args:
         data: the whole shard.
@@ -203,9 +207,10 @@ def decode_shard(data: bytes, entry: dict, source: str, *, verify: bool = True) 
         found, expected = digest[:12], entry["sha256"][:12]
         raise StoreError(f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again")
     try:
-        return safetensors.torch.load(data)
+        tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise StoreError(f"{source}: not a safetensors file ({error}); nothing else is ever read") from error
+    return from_store(tensors, source)
 
 
 def check_fits(tensors: Mapping[str, Tensor], part: nn.Module, source: str) -> None:
@@ -232,16 +237,13 @@ def _networks_of(net: SwapNet | BlockNet) -> tuple[str, dict[str, BlockNet]]:
 
 
 def _stored(part: nn.Module, dtype: torch.dtype | None, file: Path) -> dict[str, Tensor]:
-    """The state of `part` as its shard holds it. Raises StoreError if a weight becomes infinite."""
-    weights = {name for name, p in part.named_parameters() if p.ndim > 1 and p.is_floating_point()}
-    tensors = {}
+    """The state of `part` as its shard holds it. Raises StoreError if a weight does not fit into `dtype`."""
+    weights = {name for name, p in part.named_parameters() if is_weight(p)}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in part.state_dict().items():
-        stored = tensor.detach().cpu()
-        if dtype is not None and name in weights:
-            stored = stored.to(dtype)
-            if stored.isinf().sum() > tensor.isinf().sum():
-                raise StoreError(f"{file}: {name} has values beyond {dtype}; save it with a larger dtype")
-        tensors[name] = stored.contiguous().clone()
+        own = tensor.detach().cpu()
+        stored = to_store(name, own, dtype, str(file)) if dtype is not None and name in weights else {name: own}
+        tensors |= {key: value.contiguous().clone() for key, value in stored.items()}
     return tensors
 
 

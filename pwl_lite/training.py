@@ -21,10 +21,12 @@ from .distributed import processes, share_batch_norm
 from .errors import TrainingError, TrainingPaused, UnknownNameError
 from .files import atomic_path
 from .hardware import default_device, speed_features
+from .muon import MuonSGD, is_filter
 from .objectives import Objective
 
 CHECK_EVERY = 20  # steps between looks at the losses: often enough to stop early, rare enough not to slow a GPU
 CHECKPOINT_SCHEMA = 1
+MUON_DECAY = 0.1  # with it, and a learning rate of 0.1 to 0.3, the filters of a layer keep a length of about 1
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Recipe:
         epochs: passes over the training split.
         batch_size: images per step; a last, smaller batch of an epoch is left out.
         lr: highest learning rate.
-        optimizer: `sgd` (Nesterov momentum) or `adamw`.
+        optimizer: `sgd` (Nesterov momentum), `adamw`, or `muon` (for the filters of convolutions, `sgd` for the rest).
         momentum: of SGD.
+        muon_lr: highest learning rate of Muon, whose steps do not depend on the size of the gradients.
         bias_lr: factor on the learning rate for biases and norms.
         weight_decay: on weights with two or more dimensions (not on biases and norms).
         schedule: `one_cycle` (linear up for `warmup` of the steps, then linear down to almost 0) or `cosine`.
@@ -54,6 +57,7 @@ class Recipe:
     lr: float = 0.05
     optimizer: str = "sgd"
     momentum: float = 0.9
+    muon_lr: float = 0.1
     bias_lr: float = 1.0
     weight_decay: float = 5e-4
     schedule: str = "one_cycle"
@@ -69,7 +73,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, valid in (
-            ("optimizer", ("sgd", "adamw")),
+            ("optimizer", ("sgd", "adamw", "muon")),
             ("schedule", ("one_cycle", "cosine")),
             ("precision", ("auto", "fp32", "bf16")),
             ("channels_last", ("auto", True, False)),
@@ -257,13 +261,21 @@ def resolve(recipe: Recipe, device: str | torch.device) -> Recipe:
 def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
     groups = []
     for group in objective.param_groups():
-        for decays in (True, False):
-            params = [p for p in group["params"] if (p.ndim > 1) == decays]
-            if params:
-                lr = recipe.lr * group["lr_scale"] * (1.0 if decays else recipe.bias_lr)
-                groups.append({"params": params, "lr": lr, "weight_decay": recipe.weight_decay if decays else 0.0})
+        kinds: dict[str, list[Tensor]] = {"bias": [], "weight": [], "filter": []}
+        for p in group["params"]:
+            kind = "bias" if p.ndim <= 1 else "filter" if recipe.optimizer == "muon" and is_filter(p) else "weight"
+            kinds[kind].append(p)
+        lrs = {"bias": recipe.lr * recipe.bias_lr, "weight": recipe.lr, "filter": recipe.muon_lr}
+        decays = {"bias": 0.0, "weight": recipe.weight_decay, "filter": MUON_DECAY}
+        groups += [
+            {"params": params, "lr": lrs[kind] * group["lr_scale"], "weight_decay": decays[kind], "muon": kind == "filter"}
+            for kind, params in kinds.items()
+            if params
+        ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups)
+    if recipe.optimizer == "muon":
+        return MuonSGD(groups, recipe.momentum)
     return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 

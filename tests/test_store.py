@@ -108,7 +108,7 @@ def test_one_network_comes_back_bit_for_bit(tmp_path):
 
 def test_manifest_says_what_is_there(saved):
     manifest = read_manifest(saved)
-    assert manifest["schema"] == 1 and manifest["kind"] == "swapnet" and manifest["num_blocks"] == 3
+    assert manifest["schema"] == 2 and manifest["kind"] == "swapnet" and manifest["num_blocks"] == 3
     assert manifest["classes"] == ["a", "b", "c"] and manifest["mean"] == [0.5, 0.4, 0.3]
     assert manifest["input_shape"] == [3, 32, 32]
     assert list(manifest["shards"]) == shard_names("swapnet", 3)
@@ -189,11 +189,11 @@ def test_given_networks_must_be_those_of_the_manifest(saved):
 
 
 def test_given_networks_stay_untouched_when_the_last_shard_is_damaged(saved):
-    path = saved / "converter-2.safetensors"
+    path = saved / "encoder-2.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     given = {"teacher": vgg(TEACHER), "student": vgg(STUDENT)}
     before = {name: state_hash(net) for name, net in given.items()}
-    with pytest.raises(StoreError, match="converter-2"):
+    with pytest.raises(StoreError, match="encoder-2"):
         load_blocks(saved, networks=given)
     assert {name: state_hash(net) for name, net in given.items()} == before
 
@@ -243,7 +243,7 @@ def test_foreign_shard_is_refused_even_if_the_manifest_fits(saved):
     replace_shard(saved, "teacher-2", (saved / "teacher-3.safetensors").read_bytes())  # has a head as well
     with pytest.raises(StoreError, match=r"teacher-2\.safetensors: has 'head\.2\.bias', 'head\.2\.weight', which"):
         load_blocks(saved)
-    replace_shard(saved, "teacher-3", (saved / "converter-1.safetensors").read_bytes())
+    replace_shard(saved, "teacher-3", (saved / "decoder-1.safetensors").read_bytes())
     replace_shard(saved, "teacher-2", b"\x02\0\0\0\0\0\0\0{}")  # valid, and empty
     with pytest.raises(StoreError, match=r"teacher-2\.safetensors: lacks '.*' and \d+ more"):
         load_blocks(saved)
@@ -274,16 +274,16 @@ def test_pickle_is_refused_and_does_not_run(saved, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"schema": 2}, "schema 2, expected 1"),
-        ({"schema": True}, "schema True, expected 1"),
+        ({"schema": 3}, "schema 3, expected 2"),
+        ({"schema": True}, "schema True, expected 2"),
         ({"kind": "recipe"}, "kind 'recipe', expected one of swapnet, network"),
         ({"kind": "network"}, "networks without 'network', expected all of network"),
-        ({"num_blocks": 4}, "shards without 'converter-3', 'student-4', 'teacher-4', expected all of"),
+        ({"num_blocks": 4}, "shards without 'decoder-3', 'encoder-3', 'student-4' and 1 more, expected all of"),
         ({"num_blocks": "3"}, "num_blocks '3', expected a whole number"),
         ({"std": [0.1, 0.0, 0.1]}, r"std \[0.1, 0.0, 0.1\], expected a list of numbers above 0"),
         ({"mean": [0.5]}, r"mean \[0.5\] and std .*, expected as many"),
         ({"classes": "abc"}, "classes 'abc', expected a list of class names"),
-        ({"shards": {}}, "shards without .* and 5 more"),
+        ({"shards": {}}, "shards without .* and 7 more"),
         ({"networks": {"teacher": {"family": "vgg"}, "student": None}}, "teacher cannot be built"),
         ({"networks": {"teacher": {"family": "xyz"}, "student": None}}, "family 'xyz': expected one of"),
     ],
@@ -371,7 +371,7 @@ def test_manifest_is_put_in_place_last(tmp_path):
     with pytest.raises(SaveError, match="teacher-1"):
         save_blocks(pair(), tmp_path, **META)
     names = {f.name for f in tmp_path.iterdir()}
-    assert "converter-1.safetensors" in names and not {n for n in names if n.startswith(".") or n == MANIFEST}
+    assert "decoder-1.safetensors" in names and not {n for n in names if n.startswith(".") or n == MANIFEST}
     with pytest.raises(StoreError, match="incomplete"):
         load_blocks(tmp_path)
 

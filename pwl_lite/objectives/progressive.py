@@ -67,7 +67,7 @@ class ProgressiveDistillation(Objective):
         temperature: float = 2.0,
         sync: float = 0.5,
         reconstruction: float = 0.5,
-        cross: float = 0.5,
+        cross: float = 1.0,
         converter_lr: float = 0.4,
         running_norm_from: float = 0.5,
         draws: int = 4,

@@ -1,0 +1,243 @@
+"""Where shards come from: a folder, a web server, or anything else that fsspec knows; and how they arrive in spite of faults.
+
+`Source` reads files from any place. `Fetcher` gets shards from a source: it goes on where a broken connection stopped, checks
+length and SHA-256, keeps what has arrived in a cache on disk, and tries again with growing pauses.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event as Flag
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .errors import PWLError, SaveError, StoreError, StreamingError
+from .files import write_atomically
+from .manifest import MANIFEST, parse_manifest
+from .precision import from_store
+from .store import decode_shard
+
+CHUNK = 1 << 18  # bytes that are read at once: small enough for a live progress bar and to be cancelled at once
+LARGEST_MANIFEST = 1 << 22
+PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before the tries after the first; the last one repeats
+
+
+class Source:
+    """A place that holds a manifest and its shards.
+
+    Args:
+        address: a folder, or a URL of a folder: `https://...`, `s3://...`, `hf://...`, whatever fsspec has an implementation for.
+        timeout: seconds without a byte after which a connection counts as broken (for web servers).
+        options: for fsspec's file system of that kind, such as `anon=True` for S3.
+
+    Raises:
+        StreamingError: fsspec knows no such kind of address, or lacks a package for it.
+    """
+
+    def __init__(self, address: str | os.PathLike, timeout: float = 10.0, **options: Any):
+        self.address = os.fspath(address).rstrip("/")
+        kind, separator, rest = self.address.partition("://")
+        self.folder = Path(self.address if not separator else rest) if kind == "file" or not separator else None
+        self.web = kind in ("http", "https")
+        self.timeout = timeout
+        if self.folder is not None:
+            return
+        try:
+            import fsspec
+
+            if self.web:
+                import aiohttp
+
+                limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
+                options.setdefault("client_kwargs", {})["timeout"] = limits
+            self.files = fsspec.filesystem(kind, **options)
+        except (ImportError, ValueError) as error:
+            raise StreamingError(
+                f"source {self.address!r}: {error}; expected a folder or a URL that fsspec can open: `pip install` what it asks for"
+            ) from error
+
+    def chunks(self, file: str, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a file from `start` on, as they arrive. Raises OSError (of many kinds) where they don't."""
+        if self.folder is not None:
+            with open(self.folder / file, "rb", buffering=0) as opened:
+                opened.seek(start)
+                yield from iter(lambda: opened.read(CHUNK), b"")
+        elif self.web:
+            yield from self._web_chunks(f"{self.address}/{file}", start)
+        else:
+            with self._errors_as_os_errors(), self.files.open(f"{self.address}/{file}", "rb") as opened:
+                opened.seek(start)
+                yield from iter(lambda: opened.read(CHUNK), b"")
+
+    def _web_chunks(self, url: str, start: int) -> Iterator[bytes]:
+        """One request for the rest of a file, answered as a stream; fsspec's own files ask anew for every few megabytes."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with (
+            self._errors_as_os_errors(),
+            self.files.open(url, "rb", block_size=0, size=1, headers=headers) as opened,  # with a size it asks for none
+        ):
+            status = opened.r.status
+            if status not in (200, 206):
+                raise OSError(f"the server answers with status {status}")
+            skip = start if status == 200 else 0  # a server without ranges sends the file from its beginning
+            for chunk in iter(lambda: opened.read(CHUNK), b""):
+                if skip >= len(chunk):
+                    skip -= len(chunk)
+                    continue
+                yield chunk[skip:]
+                skip = 0
+
+    @contextmanager
+    def _errors_as_os_errors(self) -> Iterator[None]:
+        """Each file system raises errors of its own kind; here they all mean that bytes did not come."""
+        try:
+            yield
+        except OSError:
+            raise
+        except PWLError:
+            raise
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise OSError(reason.splitlines()[0]) from error
+
+    def manifest(self) -> dict:
+        """The checked manifest.
+
+        Raises:
+            OSError: it cannot be read.
+            StoreError: it is not like `save_blocks`'.
+        """
+        text = b""
+        for chunk in self.chunks(MANIFEST):
+            text += chunk
+            if len(text) > LARGEST_MANIFEST:
+                raise StoreError(f"{self.address}/{MANIFEST}: over {LARGEST_MANIFEST:,} bytes, expected a few thousand")
+        return parse_manifest(text, f"{self.address}/{MANIFEST}")
+
+
+class Fetcher:
+    """Gets files of a source, trying until they are there and in order.
+
+    Args:
+        source: where they are.
+        cache: folder of shards that have arrived before, by their SHA-256; None for no cache.
+        verify: compare the SHA-256 of shards of a local folder too (those from elsewhere are always compared).
+        on_bytes: called with the number of bytes that have just arrived.
+        on_error: called with a failed try: what went wrong, and the seconds until the next try.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        cache: Path | None,
+        verify: bool = True,
+        on_bytes: Callable[[int], None] = lambda n: None,
+        on_error: Callable[[str, float], None] = lambda reason, pause: None,
+    ):
+        self.source, self.cache, self.verify = source, cache, verify
+        self.on_bytes, self.on_error = on_bytes, on_error
+
+    def manifest(self, stop: Flag, patience: float) -> dict:
+        """The manifest. Raises StreamingError where none has come after `patience` seconds."""
+        return self._until_done(self.source.manifest, stop, patience)
+
+    def shard(self, entry: dict[str, Any], largest: int, stop: Flag, patience: float | None) -> dict[str, Tensor]:
+        """The tensors of a shard.
+
+        Args:
+            entry: its entry in the manifest.
+            largest: bytes that its network can need; more are refused before any is read.
+            stop: set to give up at once.
+            patience: seconds of failures in a row after which to give up; None to go on for ever.
+
+        Raises:
+            StreamingError: stopped, or out of patience; says what went wrong last.
+        """
+        name = f"{self.source.address}/{entry['file']}"
+        if entry["bytes"] > largest:
+            raise StreamingError(f"{name}: {entry['bytes']:,} bytes are declared, its network needs {largest:,} at most; refused")
+        if self.source.folder is not None and not self.verify:
+            return self._until_done(lambda: self._mapped(entry, name), stop, patience)
+        if (data := self._cached(entry)) is not None:
+            self.on_bytes(len(data))
+            return decode_shard(data, entry, name, verify=False)
+        arrived = bytearray()  # what has come stays over failed tries: the next one asks for the rest
+        tensors = self._until_done(lambda: self._arrive(entry, name, arrived, stop), stop, patience)
+        if self.cache is not None:
+            self._keep(entry, arrived)
+        return tensors
+
+    def _mapped(self, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
+        """Tensors that are pages of the file itself: nothing is copied, nor compared."""
+        path = self.source.folder / entry["file"]
+        if (found := path.stat().st_size) != entry["bytes"]:
+            raise StoreError(f"{name}: {found} bytes, expected {entry['bytes']}; copy it again")
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise StoreError(f"{name}: not a safetensors file ({error}); nothing else is ever read") from error
+        self.on_bytes(entry["bytes"])
+        return from_store(tensors, name)
+
+    def _arrive(self, entry: dict[str, Any], name: str, arrived: bytearray, stop: Flag) -> dict[str, Tensor]:
+        """One try to get the rest of a shard."""
+        for chunk in self.source.chunks(entry["file"], len(arrived)):
+            if stop.is_set():
+                raise StreamingError(f"{name}: stopped")
+            arrived += chunk
+            self.on_bytes(len(chunk))
+            if len(arrived) > entry["bytes"]:
+                break
+        if len(arrived) < entry["bytes"]:
+            raise OSError(f"truncated: {len(arrived):,} of {entry['bytes']:,} bytes")
+        try:
+            return decode_shard(arrived, entry, name)
+        except StoreError:
+            self.on_bytes(-len(arrived))
+            arrived.clear()  # nothing in it can be trusted
+            raise
+
+    def _until_done(self, attempt: Callable[[], Any], stop: Flag, patience: float | None) -> Any:
+        failing_since, tries = time.monotonic(), 0
+        while True:
+            try:
+                return attempt()
+            except StreamingError:
+                raise
+            except (OSError, StoreError) as error:
+                pause = PAUSES[min(tries, len(PAUSES) - 1)]
+                reason = f"{type(error).__name__}: {error}" if not isinstance(error, PWLError) else str(error)
+                if patience is not None and time.monotonic() - failing_since + pause > patience:
+                    raise StreamingError(f"gave up after {tries + 1} tries: {reason}") from error
+                tries += 1
+                self.on_error(reason, pause)
+                if stop.wait(pause):
+                    raise StreamingError(f"stopped while it failed: {reason}") from error
+
+    def _cached(self, entry: dict[str, Any]) -> bytes | None:
+        """The shard if an earlier run has left it complete; a damaged copy is as good as none."""
+        if self.cache is None:
+            return None
+        try:
+            data = (self.cache / f"{entry['sha256']}.safetensors").read_bytes()
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
+
+    def _keep(self, entry: dict[str, Any], data: bytearray) -> None:
+        try:
+            write_atomically(self.cache / f"{entry['sha256']}.safetensors", data)
+        except SaveError as error:  # a full or read-only cache costs a download next time, nothing else
+            self.on_error(f"not cached: {error}", 0.0)
+
+
+def default_cache() -> Path:
+    """Where shards from elsewhere are kept: `$PWL_CACHE_DIR`, by default a folder of the user's own cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PWL_CACHE_DIR") or base / "pwl_lite")
