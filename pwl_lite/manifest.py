@@ -117,6 +117,16 @@ def shard_names(kind: str, num_blocks: int) -> list[str]:
     return names + [f"{direction}-{i}" for direction in directions for i in range(1, num_blocks)]
 
 
+def needed_shards(composition: str) -> list[str]:
+    """The names of the shards that a composition runs, in the order in which it runs them."""
+    names = []
+    for number, letter in enumerate(composition, start=1):
+        if number > 1 and letter != composition[number - 2]:
+            names.append(f"{'encoder' if letter == 'S' else 'decoder'}-{number - 1}")
+        names.append(f"{'teacher' if letter == 'T' else 'student'}-{number}")
+    return names
+
+
 def to_json(manifest: dict) -> str:
     """The manifest as text. Raises StoreError if it holds what JSON cannot."""
     try:

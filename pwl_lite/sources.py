@@ -21,7 +21,7 @@ from .errors import PWLError, SaveError, StoreError, StreamingError
 from .files import write_atomically
 from .manifest import MANIFEST, parse_manifest
 from .precision import from_store
-from .store import decode_shard
+from .store import check_shard, decode_shard
 
 CHUNK = 1 << 18  # bytes that are read at once: small enough for a live progress bar and to be cancelled at once
 LARGEST_MANIFEST = 1 << 22
@@ -167,11 +167,8 @@ class Fetcher:
         if (data := self._cached(entry)) is not None:
             self.on_bytes(len(data))
             return decode_shard(data, entry, name, verify=False)
-        arrived = bytearray()  # what has come stays over failed tries: the next one asks for the rest
-        tensors = self._until_done(lambda: self._arrive(entry, name, arrived, stop), stop, patience)
-        if self.cache is not None:
-            self._keep(entry, arrived)
-        return tensors
+        arrival = _Arrival()  # what has come stays over failed tries: the next one asks for the rest
+        return self._until_done(lambda: self._arrive(entry, name, arrival, stop), stop, patience)
 
     def _mapped(self, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
         """Tensors that are pages of the file itself: nothing is copied, nor compared."""
@@ -185,23 +182,26 @@ class Fetcher:
         self.on_bytes(entry["bytes"])
         return from_store(tensors, name)
 
-    def _arrive(self, entry: dict[str, Any], name: str, arrived: bytearray, stop: Flag) -> dict[str, Tensor]:
+    def _arrive(self, entry: dict[str, Any], name: str, arrival: "_Arrival", stop: Flag) -> dict[str, Tensor]:
         """One try to get the rest of a shard."""
-        for chunk in self.source.chunks(entry["file"], len(arrived)):
+        for chunk in self.source.chunks(entry["file"], arrival.length):
             if stop.is_set():
                 raise StreamingError(f"{name}: stopped")
-            arrived += chunk
+            arrival.add(chunk)
             self.on_bytes(len(chunk))
-            if len(arrived) > entry["bytes"]:
-                break
-        if len(arrived) < entry["bytes"]:
-            raise OSError(f"truncated: {len(arrived):,} of {entry['bytes']:,} bytes")
+            if arrival.length > entry["bytes"]:
+                break  # it may have no end
+        if arrival.length < entry["bytes"]:
+            raise OSError(f"{name}: truncated: {arrival.length:,} of {entry['bytes']:,} bytes")
+        length, sha256, data = arrival.take()
         try:
-            return decode_shard(arrived, entry, name)
+            check_shard(length, sha256, entry, name)
         except StoreError:
-            self.on_bytes(-len(arrived))
-            arrived.clear()  # nothing in it can be trusted
+            self.on_bytes(-length)  # nothing in it can be trusted: the next try begins anew
             raise
+        if self.cache is not None:
+            self._keep(entry, data)
+        return decode_shard(data, entry, name, verify=False)
 
     def _until_done(self, attempt: Callable[[], Any], stop: Flag, patience: float | None) -> Any:
         failing_since, tries = time.monotonic(), 0
@@ -230,11 +230,29 @@ class Fetcher:
             return None
         return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
 
-    def _keep(self, entry: dict[str, Any], data: bytearray) -> None:
+    def _keep(self, entry: dict[str, Any], data: bytes) -> None:
         try:
             write_atomically(self.cache / f"{entry['sha256']}.safetensors", data)
         except SaveError as error:  # a full or read-only cache costs a download next time, nothing else
             self.on_error(f"not cached: {error}", 0.0)
+
+
+class _Arrival:
+    """The bytes of a shard that have come so far, hashed as they come."""
+
+    def __init__(self) -> None:
+        self.length, self._chunks, self._digest = 0, [], hashlib.sha256()
+
+    def add(self, chunk: bytes) -> None:
+        self.length += len(chunk)
+        self._chunks.append(chunk)
+        self._digest.update(chunk)
+
+    def take(self) -> tuple[int, str, bytes]:
+        """Length, SHA-256 and the bytes; afterwards it is empty."""
+        whole = self.length, self._digest.hexdigest(), b"".join(self._chunks)
+        self.__init__()
+        return whole
 
 
 def default_cache() -> Path:

@@ -148,30 +148,40 @@ def build_from_manifest(
     Raises:
         StoreError: a config is null or cannot be built, or the given `networks` are not the manifest's.
     """
+    built = build_networks(manifest, networks, source)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return SwapNet(*built.values()) if manifest["kind"] == "swapnet" else built["network"]
+    except PWLError as error:
+        raise StoreError(f"{source}: teacher and student do not fit together: {error}") from error
+
+
+def build_networks(
+    manifest: dict, networks: Mapping[str, BlockNet] | None, source: str, device: str = "cpu"
+) -> dict[str, BlockNet]:
+    """The networks of a manifest by name, as `build_from_manifest` takes and checks them; on the device `meta` without memory."""
     names = NETWORKS[manifest["kind"]]
     if networks is not None and set(networks) != set(names):
         raise StoreError(f"{source}: networks given for {some(networks)}, expected {some(names)}")
+    built = {}
     with torch.random.fork_rng(devices=[]):  # first weights are random: loading must not shift a seeded run
-        built = {}
         for name in names:
             config = manifest["networks"][name]
             if networks is None and config is None:
                 given = ", ".join(f"{n!r}: net" for n in names)
                 raise StoreError(
                     f"{source}: {name} has no config, since it is of none of pwl_lite's families; build it "
-                    f"and call load_blocks(folder, networks={{{given}}})"
+                    f"and give it: networks={{{given}}}"
                 )
             try:
-                built[name] = networks[name] if networks is not None else build_network(config)
+                with torch.device(device):
+                    built[name] = networks[name] if networks is not None else build_network(config)
             except (TypeError, ValueError, RuntimeError) as error:  # a PWLError is a ValueError
                 raise StoreError(f"{source}: {name} cannot be built: {error}") from error
             found, expected = built[name].num_blocks, manifest["num_blocks"]
             if found != expected:
                 raise StoreError(f"{source}: {name} has {found} blocks, expected {expected}")
-        try:
-            return SwapNet(*built.values()) if manifest["kind"] == "swapnet" else built["network"]
-        except PWLError as error:
-            raise StoreError(f"{source}: teacher and student do not fit together: {error}") from error
+    return built
 
 
 def read_shard(folder: str | os.PathLike, manifest: dict, name: str, verify: bool = True) -> dict[str, Tensor]:
@@ -199,18 +209,22 @@ def decode_shard(data: bytes, entry: dict, source: str, *, verify: bool = True) 
     Raises:
         StoreError: wrong length, wrong SHA-256, or not safetensors.
     """
-    if len(data) != entry["bytes"]:
-        problem = "truncated" if len(data) < entry["bytes"] else "too long"
-        raise StoreError(f"{source}: {problem}: {len(data)} bytes, expected {entry['bytes']}; copy it again")
-    digest = hashlib.sha256(data).hexdigest() if verify else entry["sha256"]
-    if digest != entry["sha256"]:
-        found, expected = digest[:12], entry["sha256"][:12]
-        raise StoreError(f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again")
+    check_shard(len(data), hashlib.sha256(data).hexdigest() if verify else entry["sha256"], entry, source)
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise StoreError(f"{source}: not a safetensors file ({error}); nothing else is ever read") from error
     return from_store(tensors, source)
+
+
+def check_shard(length: int, sha256: str, entry: dict, source: str) -> None:
+    """Compare length and SHA-256 of a shard with its entry in the manifest. Raises StoreError."""
+    if length != entry["bytes"]:
+        problem = "truncated" if length < entry["bytes"] else "too long"
+        raise StoreError(f"{source}: {problem}: {length} bytes, expected {entry['bytes']}; copy it again")
+    if sha256 != entry["sha256"]:
+        found, expected = sha256[:12], entry["sha256"][:12]
+        raise StoreError(f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again")
 
 
 def check_fits(tensors: Mapping[str, Tensor], part: nn.Module, source: str) -> None:

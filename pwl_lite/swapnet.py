@@ -122,6 +122,11 @@ def check_composition(composition: str, num_blocks: int) -> str:
     return composition
 
 
+def covers(composition: str, other: str) -> bool:
+    """Whether all teacher blocks of `other` are in `composition` too."""
+    return all(have == "T" or want == "S" for have, want in zip(composition, other, strict=True))
+
+
 def all_compositions(num_blocks: int) -> list[str]:
     """All 2^N compositions, by number of teacher blocks, from `SS..S` to `TT..T`."""
     return sorted(("".join(c) for c in product("TS", repeat=num_blocks)), key=lambda c: c.count("T"))

@@ -1,0 +1,505 @@
+"""`ProgressiveModel`: answers with the student at once, and swaps the teacher's blocks in while they arrive.
+
+    with ProgressiveModel.open("https://.../weights/vgg") as model:     # returns when the student can answer
+        model.load_teacher(order="prefix")                              # in the background
+        logits = model(images)                                          # at any time; model.composition says of what
+
+A request takes the network that serves at its start and keeps it to its end. A swap puts another one in its place, which is one
+assignment: requests neither wait for it nor see half of it, and memory is given back when the last request has left.
+"""
+
+import asyncio
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition, RLock, Thread, current_thread
+from threading import Event as Flag
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .blocknet import BlockNet
+from .errors import CompositionError, StoreError, StreamingError
+from .manifest import needed_shards
+from .orders import best_composition, plan_order
+from .sources import Fetcher, Source, default_cache
+from .store import build_networks, check_fits
+from .swapnet import check_composition, covers
+
+HEADER = 1 << 16  # bytes of a shard beside its numbers: names, shapes, places
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far loading is.
+
+    Attributes:
+        composition: what answers now.
+        goal: what is being loaded, or was last.
+        loading: whether shards are on their way.
+        bytes_done, bytes_total: of the shards that the way to `goal` needs, those of the student included.
+        rate: bytes per second over the last seconds.
+        seconds_left: at this rate; None while nothing arrives.
+        failures: tries that have failed so far.
+        last_error: what went wrong last, and when it will be tried again; None if nothing did since the last shard.
+    """
+
+    composition: str
+    goal: str
+    loading: bool
+    bytes_done: int
+    bytes_total: int
+    rate: float
+    seconds_left: float | None
+    failures: int
+    last_error: str | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, as callbacks get it.
+
+    Attributes:
+        kind: `shard` (one has arrived), `swap` (another composition answers), `failure` (a try failed, it goes on), `done` (the
+            goal is reached), `stopped` (it was given up).
+        seconds: since `open` was called.
+        composition: what answers now.
+        bytes: that have arrived so far.
+        text: the shard's name, or what went wrong.
+    """
+
+    kind: str
+    seconds: float
+    composition: str
+    bytes: int
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """A composition that answers: its modules in the order in which they run."""
+
+    composition: str
+    modules: tuple[nn.Module, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for module in self.modules:
+            x = module(x)
+        return x
+
+
+class ProgressiveModel:
+    """A classifier that gets better while its weights arrive. Make one with `ProgressiveModel.open`."""
+
+    def __init__(
+        self,
+        source: Source,
+        fetcher: Fetcher,
+        networks: Mapping[str, BlockNet] | None,
+        memory_budget: int | None,
+        on_event: Callable[[Event], None] | None,
+        patience: float,
+    ):
+        self._started = time.monotonic()
+        self._source, self._fetcher, self._on_event = source, fetcher, on_event
+        fetcher.on_bytes, fetcher.on_error = self._arrived, self._failed
+        self._closed, self._stop = False, Flag()
+        self._control = RLock()  # one at a time decides what is loaded
+        self._changed = Condition()  # notified at each event
+        self._thread: Thread | None = None
+        self._held: dict[str, nn.Module] = {}
+        self._failures, self._last_error = 0, None
+        self._done = self._total = 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=64)
+        self._serving: _Serving | None = None
+
+        self.manifest = fetcher.manifest(self._stop, patience)
+        if self.manifest["kind"] != "swapnet":
+            raise StoreError(f"{source.address}: holds a single network; expected a teacher, a student and converters")
+        self.num_blocks: int = self.manifest["num_blocks"]
+        self._shapes = _Skeleton(self.manifest, networks, source.address)
+        self.memory_budget = memory_budget
+        self._goal = student = "S" * self.num_blocks
+        if memory_budget is not None and self.memory(student) > memory_budget:
+            raise StreamingError(f"memory_budget = {memory_budget:,}: the student alone needs {self.memory(student):,} bytes")
+        self._total = sum(self._bytes(name) for name in needed_shards(student))
+        self._move(student, patience)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path,
+        *,
+        networks: Mapping[str, BlockNet] | None = None,
+        cache: str | Path | bool = True,
+        verify: bool = True,
+        memory_budget: int | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        timeout: float = 10.0,
+        patience: float = 30.0,
+        **options: Any,
+    ) -> "ProgressiveModel":
+        """Open a folder of shards; returns as soon as the student can answer.
+
+        Args:
+            source: a folder, or a URL of one (`https://`, `s3://`, `hf://`, what fsspec knows).
+            networks: `{"teacher": ..., "student": ...}`, of the right shapes, for networks not made by this package; their weights
+                are not touched, and they may lie on the device `meta`.
+            cache: keep shards that come from elsewhere in this folder; True for `$PWL_CACHE_DIR` or the user's cache, False for
+                none. Shards of a local folder are not cached.
+            verify: compare the SHA-256 of the shards of a local folder. Without, they are mapped into memory and not read at all
+                until used: faster, but they must not be changed meanwhile. Shards from elsewhere are always compared.
+            memory_budget: bytes of weights that may be held; loading ends at the best composition that fits.
+            on_event: called with each `Event`, in the thread that loads; what it raises is printed as a warning.
+            timeout: seconds without a byte after which a connection counts as broken.
+            patience: seconds for which `open` puts up with failures.
+            options: for fsspec's file system.
+
+        Raises:
+            StoreError: the folder holds no teacher and student, or networks that cannot be built.
+            StreamingError: nothing came within `patience`; the student does not fit into `memory_budget`; an unknown kind of address.
+        """
+        place = Source(source, timeout, **options)
+        folder = None if cache is False or place.folder is not None else default_cache() if cache is True else Path(cache)
+        return cls(place, Fetcher(place, folder, verify), networks, memory_budget, on_event, patience)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) for normalised images (batch, channels, height, width), of one whole composition.
+
+        Raises:
+            StreamingError: the model is closed.
+        """
+        return self._answering()(images)
+
+    @torch.inference_mode()
+    def answer(self, images: Tensor) -> tuple[Tensor, str]:
+        """The logits and the composition that they are of. Raises StreamingError when closed."""
+        serving = self._answering()
+        return serving(images), serving.composition
+
+    def _answering(self) -> _Serving:
+        serving = self._serving
+        if serving is None:
+            raise StreamingError("the model is closed; open it again")
+        return serving
+
+    @property
+    def composition(self) -> str:
+        """What answers now, such as `TTSS`."""
+        return self._answering().composition
+
+    @property
+    def status(self) -> Status:
+        """How far loading is."""
+        now, recent = time.monotonic(), list(self._recent)
+        recent = [(moment, n) for moment, n in recent if now - moment < 3]
+        rate = sum(n for _, n in recent) / max(now - recent[0][0], 1e-3) if recent else 0.0
+        left = max(0, self._total - self._done)
+        serving, thread = self._serving, self._thread
+        return Status(
+            composition=serving.composition if serving else "",
+            goal=self._goal,
+            loading=thread is not None and thread.is_alive(),
+            bytes_done=self._done,
+            bytes_total=self._total,
+            rate=rate,
+            seconds_left=left / rate if rate > 0 else None,
+            failures=self._failures,
+            last_error=self._last_error,
+        )
+
+    def memory(self, composition: str) -> int:
+        """Bytes of the weights that a composition holds in memory."""
+        return sum(self._shapes.memory(name) for name in needed_shards(check_composition(composition, self.num_blocks)))
+
+    @property
+    def lattice(self) -> dict[str, float] | None:
+        """The measured accuracy of each composition in percent, if the manifest tells."""
+        lattice = self.manifest["extra"].get("lattice")
+        fits = isinstance(lattice, dict) and len(lattice) == 2**self.num_blocks
+        return lattice if fits and all(type(x) in (int, float) for x in lattice.values()) else None
+
+    def load_teacher(
+        self,
+        order: str | Sequence[int] = "prefix",
+        *,
+        background: bool = True,
+        patience: float | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Load the teacher's blocks one by one; each answers as soon as it is there. What was being loaded before is left.
+
+        Args:
+            order: `prefix`, `suffix`, `contiguous`, block numbers such as `(2, 1, 3, 4)`, or `best`: the order whose accuracy
+                over time is highest, see `orders.best_order`.
+            background: return at once; else when the goal is reached.
+            patience: seconds of failures in a row after which to give up; by default it is tried for ever.
+            progress: show a progress bar, in notebooks and terminals.
+
+        Raises:
+            CompositionError: no such order.
+            StreamingError: `best` without a measured lattice; the model is closed; or, not in the background, out of patience.
+        """
+        with self._control:
+            self._halt()
+            start = self.composition
+            goal = "T" * self.num_blocks
+            if self.memory_budget is not None:
+                goal = best_composition(self.lattice, start, lambda c: self.memory(c) <= self.memory_budget)
+            steps = plan_order(order, start, goal, self.lattice, self._bytes)
+            new = set().union(*map(needed_shards, steps)) - set(self._held)
+            self._goal, self._total = (steps or [start])[-1], self._done + sum(map(self._bytes, new))
+            self._stop = Flag()
+            bar = self._progress_bar() if progress else None
+            self._thread = Thread(target=self._load, args=(steps, patience, bar), name="pwl-loading", daemon=True)
+            self._thread.start()
+        if not background:
+            self.wait(self._goal)
+
+    def unload_to(self, composition: str, *, patience: float = 30.0) -> None:
+        """Give memory back: go to a composition with fewer teacher blocks, and keep answering meanwhile. Loading is stopped.
+
+        Student blocks that were freed are read again from the folder, the cache or the network.
+
+        Raises:
+            CompositionError: no composition, or one with teacher blocks that are not there.
+            StreamingError: the student's blocks did not come within `patience`; the old composition goes on answering.
+        """
+        with self._control:
+            check_composition(composition, self.num_blocks)
+            self._halt()
+            if not covers(self.composition, composition):
+                raise CompositionError(
+                    f"composition {composition!r}: {self.composition} answers, which lacks some of its teacher blocks; "
+                    "expected one with fewer (load_teacher loads more)"
+                )
+            self._stop, self._goal = Flag(), composition
+            new = set(needed_shards(composition)) - set(self._held)
+            self._total = self._done + sum(map(self._bytes, new))
+            self._move(composition, patience)
+
+    def wait(self, until: str | None = None, timeout: float | None = None) -> str:
+        """Wait until all teacher blocks of a composition answer; by default until loading ends. Returns what answers then.
+
+        Raises:
+            CompositionError: no composition.
+            TimeoutError: `timeout` seconds are over.
+            StreamingError: loading has ended without it, or the model is closed; says why.
+        """
+        if until is not None:
+            check_composition(until, self.num_blocks)
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._is_over(until), timeout):
+                raise TimeoutError(f"{until or 'the end of loading'} was not reached in {timeout} s: {self.status}")
+        return self._outcome(until)
+
+    async def until(self, composition: str | None = None) -> str:
+        """`wait` for asyncio: `await model.until("TTTT")`. Raises what `wait` raises, but has no timeout: see `asyncio.timeout`."""
+        if composition is not None:
+            check_composition(composition, self.num_blocks)
+        while not self._is_over(composition):
+            await asyncio.sleep(0.01)
+        return self._outcome(composition)
+
+    def close(self) -> None:
+        """Stop loading and free everything; requests that are under way end well. May be called again."""
+        with self._control:
+            self._halt()
+            self._closed, self._serving = True, None
+            self._held.clear()
+            with self._changed:
+                self._changed.notify_all()
+
+    def __enter__(self) -> "ProgressiveModel":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> "ProgressiveModel":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        return f"ProgressiveModel({self._source.address!r}, {self._serving.composition if self._serving else 'closed'})"
+
+    # ---- loading, in the background
+
+    def _load(self, steps: Iterable[str], patience: float | None, bar: Any) -> None:
+        try:
+            for composition in steps:
+                self._move(composition, patience, bar)
+            ending = ("done", "")
+        except (StreamingError, StoreError) as error:
+            self._last_error = str(error)
+            ending = ("stopped", str(error))
+        finally:
+            if bar is not None:
+                bar.close()
+            self._thread = None
+        self._tell(*ending)
+
+    def _move(self, composition: str, patience: float | None, bar: Any = None) -> None:
+        """Fetch what a composition needs, let it answer, and free what is no longer needed."""
+        names = needed_shards(composition)
+        for name in names:
+            if name not in self._held:
+                entry = self.manifest["shards"][name]
+                tensors = self._fetcher.shard(entry, self._shapes.largest(name), self._stop, patience)
+                self._held[name] = self._shapes.filled(name, tensors)
+                self._last_error = None
+                if bar is not None:
+                    bar.set_postfix_str(composition)
+                    bar.update(self._done - bar.n)
+                self._tell("shard", name)
+        if self._stop.is_set():
+            raise StreamingError("stopped")
+        serving = _Serving(composition, tuple(self._modules(names)))
+        if self._serving is not None:  # before there is one, the first request comes sooner without
+            self._warm_up(serving)
+        self._serving = serving
+        for name in set(self._held) - set(names):
+            del self._held[name]
+        self._tell("swap")
+
+    def _modules(self, names: Iterable[str]) -> list[nn.Module]:
+        """What the shards of a composition, in the order of needed_shards, run."""
+        modules: list[nn.Module] = []
+        for name in names:
+            part = self._held[name]
+            if isinstance(part, nn.ModuleDict):
+                modules += [part[key] for key in ("embed", "block", "head") if key in part]
+            else:
+                modules.append(part)
+        return modules
+
+    @torch.inference_mode()
+    def _warm_up(self, serving: _Serving) -> None:
+        """One answer before it counts: what a first run prepares should not hold up a request."""
+        serving(torch.zeros(1, *self.manifest["input_shape"]))
+
+    def _halt(self) -> None:
+        """Stop the thread that loads, if any, and wait for its end (unless it is the one that asks)."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None and thread is not current_thread():
+            thread.join()
+        if self._closed:
+            raise StreamingError("the model is closed; open it again")
+
+    def _is_over(self, until: str | None) -> bool:
+        serving = self._serving
+        if serving is None or self._thread is None:
+            return True
+        return until is not None and until != self._goal and covers(serving.composition, until)
+
+    def _outcome(self, until: str | None) -> str:
+        composition = self.composition
+        if until is not None and not covers(composition, until):
+            reason = self._last_error or "nothing more is being loaded; call load_teacher"
+            raise StreamingError(f"{until} was not reached, {composition} answers: {reason}")
+        return composition
+
+    def _bytes(self, name: str) -> int:
+        return self.manifest["shards"][name]["bytes"]
+
+    # ---- telling
+
+    def _arrived(self, n: int) -> None:
+        self._done += n
+        self._recent.append((time.monotonic(), n))
+
+    def _failed(self, reason: str, pause: float) -> None:
+        self._failures += 1
+        self._last_error = f"{reason}; tried again after {pause} s" if pause else reason
+        self._tell("failure", self._last_error)
+
+    def _tell(self, kind: str, text: str = "") -> None:
+        with self._changed:
+            self._changed.notify_all()
+        if self._on_event is not None:
+            serving = self._serving
+            event = Event(kind, time.monotonic() - self._started, serving.composition if serving else "", self._done, text)
+            try:
+                self._on_event(event)
+            except Exception as error:  # a reader's callback must not stop the weights
+                import warnings
+
+                warnings.warn(f"on_event raised {error!r} at {event}", RuntimeWarning, stacklevel=2)
+
+    def _progress_bar(self) -> Any:
+        from tqdm.auto import tqdm
+
+        return tqdm(total=self._total, initial=self._done, unit="B", unit_scale=True, desc="teacher")
+
+
+class _Skeleton:
+    """The parts of both networks without weights: what each shard must look like, and how big it is."""
+
+    def __init__(self, manifest: dict, networks: Mapping[str, BlockNet] | None, source: str):
+        self.source = source
+        self.networks = build_networks(manifest, networks, source, device="meta")
+        if networks is not None:
+            self.networks = {name: _without_weights(net) for name, net in networks.items()}
+        self.input_shape = manifest["input_shape"]
+        self._features: dict[str, list[torch.Size]] = {}
+
+    def part(self, name: str) -> nn.Module:
+        """The module, on the device `meta`, whose weights a shard holds."""
+        kind, _, number = name.rpartition("-")
+        if kind in self.networks:
+            return self.networks[kind].part(int(number) - 1)
+        student, teacher = (self._channels(network, int(number)) for network in ("student", "teacher"))
+        sizes = (teacher, student) if kind == "encoder" else (student, teacher)
+        with torch.device("meta"):
+            tokens = len(self._shape("student", int(number))) == 2
+            return nn.Linear(*sizes) if tokens else nn.Conv2d(*sizes, kernel_size=1)
+
+    def memory(self, name: str) -> int:
+        return sum(t.numel() * t.element_size() for t in self.part(name).state_dict().values())
+
+    def largest(self, name: str) -> int:
+        """The most bytes that its shard can have: every number as a double, and names."""
+        return sum(8 * t.numel() for t in self.part(name).state_dict().values()) + HEADER
+
+    def filled(self, name: str, tensors: dict[str, Tensor]) -> nn.Module:
+        """A copy of the part with these weights."""
+        part = self.part(name)
+        if not tensors and name.startswith(("encoder", "decoder")):
+            return nn.Identity()  # of a pair without converters
+        source = f"{self.source}: {name}"
+        check_fits(tensors, part, source)
+        part = copy.deepcopy(part)
+        own = part.state_dict()
+        part.load_state_dict({key: tensors[key].to(own[key].dtype) for key in own}, assign=True)
+        if lost := [key for key, tensor in part.named_buffers() if tensor.is_meta]:
+            raise StoreError(f"{source}: the buffers {lost} are not saved with the network; make them persistent")
+        return part.requires_grad_(False).eval()
+
+    def _shape(self, network: str, number: int) -> torch.Size:
+        """Of one image's features after a block: (channels, height, width) or (tokens, channels)."""
+        if network not in self._features:
+            with torch.inference_mode():
+                features = self.networks[network].eval().features(torch.zeros(1, *self.input_shape, device="meta"))
+            self._features[network] = [f.shape[1:] for f in features]
+        return self._features[network][number - 1]
+
+    def _channels(self, network: str, number: int) -> int:
+        shape = self._shape(network, number)
+        return shape[0] if len(shape) == 3 else shape[-1]
+
+
+def _without_weights(net: BlockNet) -> BlockNet:
+    """A copy of a network whose weights are shapes only; the network itself stays as it is."""
+    empty: dict[int, Any] = {}
+    for tensor in [*net.parameters(), *net.state_dict(keep_vars=True).values()]:
+        shape = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")  # empty_like would import sympy
+        empty[id(tensor)] = nn.Parameter(shape, requires_grad=False) if isinstance(tensor, nn.Parameter) else shape
+    return copy.deepcopy(net, empty)
