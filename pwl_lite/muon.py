@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import TrainingError
+
 
 def is_filter(parameter: Tensor) -> bool:
-    """Whether Muon is for it: the filters of a convolution that mixes channels (a depthwise one is no matrix)."""
+    """Whether Muon is for it: the filters of a convolution that mixes channels (those of a depthwise one are no matrix)."""
     return parameter.ndim == 4 and parameter.shape[1] > 1
 
 
@@ -24,24 +26,30 @@ class MuonSGD(torch.optim.SGD):
         momentum: of SGD.
         muon_momentum: of Muon.
 
-    Source: Muon on filters beside Nesterov SGD on the rest, with momentum 0.6 and 0.85, is how the CIFAR-10 speed record of
-    Keller Jordan's cifar10-airbench was set.
+    Raises:
+        TrainingError: this torch has no Muon yet.
+
+    Source: Muon on filters beside Nesterov SGD on the rest, and the momentum of 0.6, are of Keller Jordan's cifar10-airbench.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float, muon_momentum: float = 0.6):
         super().__init__(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
-        self.filters = [group for group in self.param_groups if group.get("muon")]
-        twins = [{"params": [nn.Parameter(_matrix(p.data)) for p in group["params"]]} for group in self.filters]
+        if not hasattr(torch.optim, "Muon"):
+            raise TrainingError(f"optimizer 'muon': torch {torch.__version__} has none; expected torch 2.9 or newer, or 'sgd'")
+        twins = [{"params": [nn.Parameter(_matrix(p.data, p)) for p in g["params"]]} for g in self._filters()]
         self.muon = torch.optim.Muon(twins, momentum=muon_momentum) if twins else None
+
+    def _filters(self) -> list[dict[str, Any]]:
+        return [group for group in self.param_groups if group.get("muon")]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         if self.muon:
-            for group, twins in zip(self.filters, self.muon.param_groups, strict=True):
+            for group, twins in zip(self._filters(), self.muon.param_groups, strict=True):
                 twins["lr"], twins["weight_decay"] = group["lr"], group["weight_decay"]
                 for p, twin in zip(group["params"], twins["params"], strict=True):
-                    twin.data = _matrix(p.data)  # the same memory, also after a checkpoint or another memory format
-                    twin.grad = None if p.grad is None else _matrix(p.grad)
+                    twin.data = _matrix(p.data, p)  # the same memory, so what Muon changes is the filter itself
+                    twin.grad = None if p.grad is None else _matrix(p.grad, p)
                     p.grad = None  # so that SGD passes over it
             self.muon.step()
         super().step()
@@ -54,11 +62,11 @@ class MuonSGD(torch.optim.SGD):
         if muon := state.pop("muon"):
             self.muon.load_state_dict(muon)
         super().load_state_dict(state)
-        self.filters = [group for group in self.param_groups if group.get("muon")]
 
 
-def _matrix(filters: Tensor) -> Tensor:
-    """Filters (out, in, height, width) as a matrix (out, in x height x width), in the order in which they lie in memory."""
-    if filters.is_contiguous():
-        return filters.flatten(1)
-    return filters.movedim(1, -1).flatten(1)
+def _matrix(values: Tensor, filters: Tensor) -> Tensor:
+    """Values (out, in, height, width) as a matrix (out, in x height x width), in the order in which `filters` lie in memory.
+
+    Which order does not matter to Muon, but weights, gradients and momentum must have the same.
+    """
+    return (values if filters.is_contiguous() else values.movedim(1, -1)).flatten(1)

@@ -40,7 +40,7 @@ def pwl_run(tmp_path, name, epochs_then_stop=None, recipe=RECIPE, resume=False):
     return objective, checkpoint
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
 def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(tmp_path, optimizer, schedule):
     recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.01)
