@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .datasets import Dataset
 
 PACKAGES = (
-    "torch torchvision numpy pandas safetensors tqdm matplotlib seaborn ipywidgets anywidget jupyter-book nbval papermill"
+    "torch torchvision numpy pandas safetensors fsspec aiohttp tqdm matplotlib seaborn ipywidgets anywidget "
+    "jupyter-book nbval papermill"
 ).split()
 
 
@@ -191,6 +192,13 @@ def data(args: argparse.Namespace) -> None:
         _dataset(name)
 
 
+def bench(args: argparse.Namespace) -> None:
+    """`pwl bench load`: how long loading takes, ours and the usual ways."""
+    from .bench import run
+
+    run(args)
+
+
 def doctor(args: argparse.Namespace) -> None:
     """`pwl doctor`: what is installed, which data is in reach, the device and its speed features."""
     import platform
@@ -342,6 +350,14 @@ def _parser() -> argparse.ArgumentParser:
     actions = sub.add_subparsers(required=True, metavar="prepare")
     prepare = actions.add_parser("prepare", help="download and unpack data sets, or check those that are there")
     prepare.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, shapes10")
+
+    sub = command("bench", bench, "measure on this machine")
+    load = sub.add_subparsers(required=True, metavar="load").add_parser("load", help="loading, against the usual loaders")
+    load.add_argument("--runs", type=int, default=7, metavar="N", help="of each measurement (default: 7)")
+    load.add_argument("--links", default="2,10,50", metavar="RATES", help="of a limited link, in MB/s (default: 2,10,50)")
+    load.add_argument("--pairs", default="cifar,large", metavar="NAMES", help="of networks (default: cifar,large)")
+    load.add_argument("--out", metavar="FILE", help="default: data/benchmarks/load-<machine>.json")
+    load.add_argument("--quick", action="store_true", help="once, tiny networks, one link: to try the command itself")
 
     command("doctor", doctor, "what is installed, which data is in reach, device and speed features")
     return parser

@@ -28,10 +28,14 @@ def plan_order(
     """
     if order == "best":
         if accuracy is None:
-            raise StreamingError("order 'best': the manifest holds no measured lattice; measure it and save it in extra['lattice']")
+            raise StreamingError(
+                "order 'best': no measured lattice in the manifest; measure it and save it in extra['lattice']"
+            )
         return best_path(accuracy, shard_bytes, start, goal)
     try:
         numbers = loading_order(order, len(start))
+    except TypeError:
+        raise CompositionError(f"loading order {order!r}: expected a name or block numbers") from None
     except CompositionError as error:
         raise CompositionError(str(error).replace("'prefix'", "'best', 'prefix'", 1)) from None
     steps, current = [], start
@@ -52,9 +56,9 @@ def best_path(
     does not have, plus `shard_seconds` for each of them. The bandwidth is a common factor of all ways, as long as time
     is bytes: the best way is the same on every link.
 
-    Exact: what a step costs depends on the two compositions alone (a converter is needed from the moment at which one side of its
-    boundary is swapped until the other is), so the best way from each of the at most 2^N compositions follows from those of its
-    successors.
+    Exact: what a step costs depends on the two compositions alone (a converter is needed from the moment at which one side of
+    its boundary is swapped until the other is), so the best way from each of the at most 2^N compositions follows from those of
+    its successors.
 
     Args:
         accuracy: of each composition, in percent.
@@ -85,9 +89,12 @@ def best_path(
 def best_composition(accuracy: Mapping[str, float] | None, start: str, fits: Callable[[str], bool]) -> str:
     """Of the compositions that can be loaded from `start` and fit into memory, the most accurate one.
 
-    Without measured accuracies the one with the most teacher blocks, the first ones where there are several.
+    Without measured accuracies the one with the most teacher blocks, the first ones where there are several. Of more than 16
+    blocks, which have too many compositions to try them all, only the first ones are loaded.
     """
-    reachable = [c for c in all_compositions(len(start)) if covers(c, start) and fits(c)]
+    n = len(start)
+    candidates = all_compositions(n) if n <= 16 else ["T" * k + start[k:] for k in range(n + 1)]
+    reachable = [c for c in candidates if covers(c, start) and fits(c)]
     if not reachable:
         return start
     if accuracy is None:

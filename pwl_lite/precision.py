@@ -70,12 +70,13 @@ def to_store(name: str, weight: Tensor, dtype: torch.dtype, source: str) -> dict
 
 
 def from_store(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors of a shard with int8 weights multiplied out. Raises StoreError where values and scales do not belong together."""
+    """The tensors of a shard with int8 weights multiplied out. Raises StoreError where values and scales don't fit together."""
     loaded = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
     for key in tensors.keys() - loaded.keys():
         name, scale = key.removesuffix(SCALE), tensors[key]
         steps = loaded.get(name)
-        if steps is None or steps.dtype != torch.int8 or steps.ndim < 2 or scale.shape != steps.shape[:1]:
+        fits = steps is not None and steps.dtype == torch.int8 and steps.ndim > 1 and scale.shape == steps.shape[:1]
+        if not fits or scale.dtype != torch.float32:
             raise StoreError(f"{source}: {key!r} fits no int8 weight; it is damaged: save it again")
         loaded[name] = dequantise(steps, scale)
     return loaded

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from .blocknet import BlockNet, block_macs, num_bytes, num_params
 from .datasets import Dataset, load_dataset

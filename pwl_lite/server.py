@@ -30,6 +30,7 @@ FAULTS = {
     "drip": "a hundred bytes every tenth of a second",
     "damaged": "one byte is wrong",
     "longer": "more bytes than the file has",
+    "endless": "the file, and then zeros for ever",
     "no-ranges": "the whole file, whatever part was asked for",
 }
 
@@ -89,11 +90,12 @@ class ShardServer:
 
         try:
             self._http = ThreadingHTTPServer((host, port), Handler)
-        except OSError as error:
-            raise StreamingError(f"port {port}: {error.strerror}; choose another, or 0 for a free one") from error
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StreamingError(f"port {port}: {reason}; choose another, or 0 for a free one") from error
         self._http.daemon_threads = True
         self.url = f"http://{host}:{self._http.server_port}"
-        self._thread = Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, name="pwl-server", daemon=True)
+        self._thread = Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, name="pwl-server", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -134,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
     shards: ShardServer
     protocol_version = "HTTP/1.1"  # connections stay open between requests
     timeout = 60
+    disable_nagle_algorithm = True  # else a body waits up to 40 ms for the client's word that it has the header
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -156,6 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
             end = int(first[2]) + 1 if first and first[2] else len(content)
             if fault == "no-ranges":
                 first, start, end = None, 0, len(content)
+            if first and start >= len(content):
+                self.send_error(416)
+                return
             try:
                 self._send(content, slice(start, end), bool(first), fault)
             except OSError:  # the client has gone
@@ -168,7 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "longer":
             body += b"\0" * 10_000
         self.send_response(206 if ranged else 200)
-        self.send_header("Content-Length", str(len(body)))
+        if fault == "endless":
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.send_header("Accept-Ranges", "bytes")
         if ranged:
             self.send_header("Content-Range", f"bytes {part.start}-{part.start + len(body) - 1}/{len(content)}")
@@ -178,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
         half = fault in ("truncated", "reset", "stall")
         for chunk in self._chunks(body[: len(body) // 2] if half else body, fault):
             self.wfile.write(chunk)
+        while fault == "endless" and not self.shards.closing.is_set():
+            self.wfile.write(bytes(1000))
         if half:
             self.wfile.flush()
             self.close_connection = True

@@ -5,6 +5,7 @@ length and SHA-256, keeps what has arrived in a cache on disk, and tries again w
 """
 
 import hashlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ class Source:
     """A place that holds a manifest and its shards.
 
     Args:
-        address: a folder, or a URL of a folder: `https://...`, `s3://...`, `hf://...`, whatever fsspec has an implementation for.
+        address: a folder, or a URL of one: `https://...`, `s3://...`, `hf://...`, whatever fsspec has an implementation for.
         timeout: seconds without a byte after which a connection counts as broken (for web servers).
         options: for fsspec's file system of that kind, such as `anon=True` for S3.
 
@@ -55,11 +56,11 @@ class Source:
                 import aiohttp
 
                 limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
-                options.setdefault("client_kwargs", {})["timeout"] = limits
+                options["client_kwargs"] = {"timeout": limits, **options.get("client_kwargs", {})}
             self.files = fsspec.filesystem(kind, **options)
         except (ImportError, ValueError) as error:
             raise StreamingError(
-                f"source {self.address!r}: {error}; expected a folder or a URL that fsspec can open: `pip install` what it asks for"
+                f"source {self.address!r}: {error}; expected a folder, or a URL for fsspec: pip install what it asks for"
             ) from error
 
     def chunks(self, file: str, start: int = 0) -> Iterator[bytes]:
@@ -161,14 +162,14 @@ class Fetcher:
         """
         name = f"{self.source.address}/{entry['file']}"
         if entry["bytes"] > largest:
-            raise StreamingError(f"{name}: {entry['bytes']:,} bytes are declared, its network needs {largest:,} at most; refused")
+            raise StreamingError(f"{name}: {entry['bytes']:,} bytes declared, its network needs {largest:,} at most; refused")
         if self.source.folder is not None and not self.verify:
             return self._until_done(lambda: self._mapped(entry, name), stop, patience)
         if (data := self._cached(entry)) is not None:
             self.on_bytes(len(data))
             return decode_shard(data, entry, name, verify=False)
         arrival = _Arrival()  # what has come stays over failed tries: the next one asks for the rest
-        return self._until_done(lambda: self._arrive(entry, name, arrival, stop), stop, patience)
+        return self._until_done(lambda: self._arrive(entry, name, arrival, stop), stop, patience, arrival)
 
     def _mapped(self, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
         """Tensors that are pages of the file itself: nothing is copied, nor compared."""
@@ -177,10 +178,11 @@ class Fetcher:
             raise StoreError(f"{name}: {found} bytes, expected {entry['bytes']}; copy it again")
         try:
             tensors = safetensors.torch.load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, ValueError, KeyError) as error:
             raise StoreError(f"{name}: not a safetensors file ({error}); nothing else is ever read") from error
+        tensors = from_store(tensors, name)
         self.on_bytes(entry["bytes"])
-        return from_store(tensors, name)
+        return tensors
 
     def _arrive(self, entry: dict[str, Any], name: str, arrival: "_Arrival", stop: Flag) -> dict[str, Tensor]:
         """One try to get the rest of a shard."""
@@ -196,23 +198,29 @@ class Fetcher:
         length, sha256, data = arrival.take()
         try:
             check_shard(length, sha256, entry, name)
+            tensors = decode_shard(data, entry, name, verify=False)
         except StoreError:
             self.on_bytes(-length)  # nothing in it can be trusted: the next try begins anew
             raise
         if self.cache is not None:
             self._keep(entry, data)
-        return decode_shard(data, entry, name, verify=False)
+        return tensors
 
-    def _until_done(self, attempt: Callable[[], Any], stop: Flag, patience: float | None) -> Any:
-        failing_since, tries = time.monotonic(), 0
+    def _until_done(
+        self, attempt: Callable[[], Any], stop: Flag, patience: float | None, arrival: "_Arrival | None" = None
+    ) -> Any:
+        started, tries = time.monotonic(), 0
         while True:
             try:
                 return attempt()
             except StreamingError:
                 raise
             except (OSError, StoreError) as error:
+                if stop.is_set():
+                    raise StreamingError(f"stopped while it failed: {error}") from error
                 pause = PAUSES[min(tries, len(PAUSES) - 1)]
                 reason = f"{type(error).__name__}: {error}" if not isinstance(error, PWLError) else str(error)
+                failing_since = max(started, arrival.advanced) if arrival is not None else started
                 if patience is not None and time.monotonic() - failing_since + pause > patience:
                     raise StreamingError(f"gave up after {tries + 1} tries: {reason}") from error
                 tries += 1
@@ -238,20 +246,31 @@ class Fetcher:
 
 
 class _Arrival:
-    """The bytes of a shard that have come so far, hashed as they come."""
+    """The bytes of a shard that have come so far, hashed as they come.
+
+    Attributes:
+        length: how many they are.
+        advanced: when there were more of them than ever before. What comes again after damage is no advance.
+    """
 
     def __init__(self) -> None:
-        self.length, self._chunks, self._digest = 0, [], hashlib.sha256()
+        self.advanced, self._longest = 0.0, 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self.length, self._data, self._digest = 0, io.BytesIO(), hashlib.sha256()
 
     def add(self, chunk: bytes) -> None:
         self.length += len(chunk)
-        self._chunks.append(chunk)
+        if self.length > self._longest:
+            self.advanced, self._longest = time.monotonic(), self.length
+        self._data.write(chunk)
         self._digest.update(chunk)
 
     def take(self) -> tuple[int, str, bytes]:
         """Length, SHA-256 and the bytes; afterwards it is empty."""
-        whole = self.length, self._digest.hexdigest(), b"".join(self._chunks)
-        self.__init__()
+        whole = self.length, self._digest.hexdigest(), self._data.getvalue()  # which copies nothing
+        self._clear()
         return whole
 
 

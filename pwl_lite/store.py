@@ -11,6 +11,7 @@ only; nothing in the folder is ever unpickled or run.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,8 @@ from .manifest import MANIFEST, NETWORKS, SCHEMA, check_manifest, read_manifest,
 from .networks import build_network
 from .precision import Precision, from_store, is_weight, precision_of, to_store
 from .swapnet import SwapNet
+
+LARGEST_IMAGE = 1 << 24  # numbers: more than any network here is made for, and few enough for a test run with zeros
 
 
 def save_blocks(
@@ -159,8 +162,10 @@ def build_from_manifest(
 def build_networks(
     manifest: dict, networks: Mapping[str, BlockNet] | None, source: str, device: str = "cpu"
 ) -> dict[str, BlockNet]:
-    """The networks of a manifest by name, as `build_from_manifest` takes and checks them; on the device `meta` without memory."""
-    names = NETWORKS[manifest["kind"]]
+    """The networks of a manifest by name, as `build_from_manifest` takes them; on the device `meta` without memory."""
+    names, shape = NETWORKS[manifest["kind"]], manifest["input_shape"]
+    if len(shape) != 3 or not 0 < math.prod(shape) <= LARGEST_IMAGE:
+        raise StoreError(f"{source}: input_shape {shape}, expected (channels, height, width), {LARGEST_IMAGE:,} values at most")
     if networks is not None and set(networks) != set(names):
         raise StoreError(f"{source}: networks given for {some(networks)}, expected {some(names)}")
     built = {}
@@ -174,14 +179,24 @@ def build_networks(
                     f"and give it: networks={{{given}}}"
                 )
             try:
-                with torch.device(device):
-                    built[name] = networks[name] if networks is not None else build_network(config)
+                built[name] = networks[name] if networks is not None else _build(config, name, manifest, device)
             except (TypeError, ValueError, RuntimeError) as error:  # a PWLError is a ValueError
                 raise StoreError(f"{source}: {name} cannot be built: {error}") from error
             found, expected = built[name].num_blocks, manifest["num_blocks"]
             if found != expected:
                 raise StoreError(f"{source}: {name} has {found} blocks, expected {expected}")
     return built
+
+
+def _build(config: dict, name: str, manifest: dict, device: str) -> BlockNet:
+    """A network; one with more numbers than its shards have bytes is given no memory. Raises StoreError."""
+    with torch.device("meta"):
+        net = build_network(config)
+    numbers = sum(tensor.numel() for tensor in net.state_dict().values())
+    stored = sum(entry["bytes"] for shard, entry in manifest["shards"].items() if shard.rpartition("-")[0] == name)
+    if numbers > max(stored, 1 << 20):  # a small one does no harm, and reading its shards says more
+        raise StoreError(f"{numbers:,} numbers, but shards of {stored:,} bytes")
+    return net if device == "meta" else build_network(config)
 
 
 def read_shard(folder: str | os.PathLike, manifest: dict, name: str, verify: bool = True) -> dict[str, Tensor]:

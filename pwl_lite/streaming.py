@@ -10,9 +10,11 @@ assignment: requests neither wait for it nor see half of it, and memory is given
 
 import asyncio
 import copy
+import ctypes
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, RLock, Thread, current_thread
@@ -23,14 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from .blocknet import BlockNet
-from .errors import CompositionError, StoreError, StreamingError
+from .errors import CompositionError, PWLError, StoreError, StreamingError
 from .manifest import needed_shards
 from .orders import best_composition, plan_order
 from .sources import Fetcher, Source, default_cache
 from .store import build_networks, check_fits
-from .swapnet import check_composition, covers
+from .swapnet import all_compositions, check_composition, covers
 
-HEADER = 1 << 16  # bytes of a shard beside its numbers: names, shapes, places
+HEADER = 1 << 12  # bytes of a shard's header, and for each of its tensors: names, shapes, places
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Status:
         rate: bytes per second over the last seconds.
         seconds_left: at this rate; None while nothing arrives.
         failures: tries that have failed so far.
-        last_error: what went wrong last, and when it will be tried again; None if nothing did since the last shard.
+        last_error: what went wrong last, and when it will be tried again; None if nothing did since the last shard. That a
+            cache cannot be written stays here.
     """
 
     composition: str
@@ -107,12 +110,13 @@ class ProgressiveModel:
         self._started = time.monotonic()
         self._source, self._fetcher, self._on_event = source, fetcher, on_event
         fetcher.on_bytes, fetcher.on_error = self._arrived, self._failed
-        self._closed, self._stop = False, Flag()
-        self._control = RLock()  # one at a time decides what is loaded
+        self._closed = False
+        self._stop = Flag()  # of what is being loaded; each load has one of its own, so that a left one finds its own set
+        self._control = RLock()  # held to decide what is loaded and to change what is there; never while waiting for bytes
         self._changed = Condition()  # notified at each event
         self._thread: Thread | None = None
         self._held: dict[str, nn.Module] = {}
-        self._failures, self._last_error = 0, None
+        self._failures, self._last_error, self._cache_error = 0, None, None
         self._done = self._total = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=64)
         self._serving: _Serving | None = None
@@ -127,7 +131,7 @@ class ProgressiveModel:
         if memory_budget is not None and self.memory(student) > memory_budget:
             raise StreamingError(f"memory_budget = {memory_budget:,}: the student alone needs {self.memory(student):,} bytes")
         self._total = sum(self._bytes(name) for name in needed_shards(student))
-        self._move(student, patience)
+        self._move(student, self._stop, patience)
 
     @classmethod
     def open(
@@ -147,21 +151,24 @@ class ProgressiveModel:
 
         Args:
             source: a folder, or a URL of one (`https://`, `s3://`, `hf://`, what fsspec knows).
-            networks: `{"teacher": ..., "student": ...}`, of the right shapes, for networks not made by this package; their weights
-                are not touched, and they may lie on the device `meta`.
+            networks: `{"teacher": ..., "student": ...}`, of the right shapes, for networks not made by this package; their
+                weights are not touched, and they may lie on the device `meta`.
             cache: keep shards that come from elsewhere in this folder; True for `$PWL_CACHE_DIR` or the user's cache, False for
                 none. Shards of a local folder are not cached.
-            verify: compare the SHA-256 of the shards of a local folder. Without, they are mapped into memory and not read at all
-                until used: faster, but they must not be changed meanwhile. Shards from elsewhere are always compared.
-            memory_budget: bytes of weights that may be held; loading ends at the best composition that fits.
-            on_event: called with each `Event`, in the thread that loads; what it raises is printed as a warning.
+            verify: compare the SHA-256 of the shards of a local folder. Without, they are mapped into memory and not read at
+                all until used: faster, but they must not be changed meanwhile. Shards from elsewhere are always compared.
+            memory_budget: bytes of weights that may answer; loading ends at the best composition that fits, and passes over
+                those that don't. A swap holds the parts that come and those that go for a moment.
+            on_event: called with each `Event`, in the thread that loads; what it raises is printed as a warning. It may call
+                every method but must not wait for what its own thread is to load.
             timeout: seconds without a byte after which a connection counts as broken.
             patience: seconds for which `open` puts up with failures.
             options: for fsspec's file system.
 
         Raises:
             StoreError: the folder holds no teacher and student, or networks that cannot be built.
-            StreamingError: nothing came within `patience`; the student does not fit into `memory_budget`; an unknown kind of address.
+            StreamingError: nothing came within `patience`; the student does not fit into `memory_budget`; an unknown kind of
+                address.
         """
         place = Source(source, timeout, **options)
         folder = None if cache is False or place.folder is not None else default_cache() if cache is True else Path(cache)
@@ -198,7 +205,7 @@ class ProgressiveModel:
         """How far loading is."""
         now, recent = time.monotonic(), list(self._recent)
         recent = [(moment, n) for moment, n in recent if now - moment < 3]
-        rate = sum(n for _, n in recent) / max(now - recent[0][0], 1e-3) if recent else 0.0
+        rate = max(0.0, sum(n for _, n in recent) / max(now - recent[0][0], 1e-3)) if recent else 0.0
         left = max(0, self._total - self._done)
         serving, thread = self._serving, self._thread
         return Status(
@@ -210,7 +217,7 @@ class ProgressiveModel:
             rate=rate,
             seconds_left=left / rate if rate > 0 else None,
             failures=self._failures,
-            last_error=self._last_error,
+            last_error=self._last_error or self._cache_error,
         )
 
     def memory(self, composition: str) -> int:
@@ -221,8 +228,10 @@ class ProgressiveModel:
     def lattice(self) -> dict[str, float] | None:
         """The measured accuracy of each composition in percent, if the manifest tells."""
         lattice = self.manifest["extra"].get("lattice")
-        fits = isinstance(lattice, dict) and len(lattice) == 2**self.num_blocks
-        return lattice if fits and all(type(x) in (int, float) for x in lattice.values()) else None
+        if not isinstance(lattice, dict) or len(lattice) != 2**self.num_blocks:
+            return None
+        fits = set(lattice) == set(all_compositions(self.num_blocks))
+        return lattice if fits and all(type(x) in (int, float) and 0 <= x <= 100 for x in lattice.values()) else None
 
     def load_teacher(
         self,
@@ -236,7 +245,7 @@ class ProgressiveModel:
 
         Args:
             order: `prefix`, `suffix`, `contiguous`, block numbers such as `(2, 1, 3, 4)`, or `best`: the order whose accuracy
-                over time is highest, see `orders.best_order`.
+                over time is highest, see `orders.best_path`.
             background: return at once; else when the goal is reached.
             patience: seconds of failures in a row after which to give up; by default it is tried for ever.
             progress: show a progress bar, in notebooks and terminals.
@@ -246,20 +255,18 @@ class ProgressiveModel:
             StreamingError: `best` without a measured lattice; the model is closed; or, not in the background, out of patience.
         """
         with self._control:
-            self._halt()
             start = self.composition
             goal = "T" * self.num_blocks
             if self.memory_budget is not None:
-                goal = best_composition(self.lattice, start, lambda c: self.memory(c) <= self.memory_budget)
+                goal = best_composition(self.lattice, start, self._fits)
             steps = plan_order(order, start, goal, self.lattice, self._bytes)
-            new = set().union(*map(needed_shards, steps)) - set(self._held)
-            self._goal, self._total = (steps or [start])[-1], self._done + sum(map(self._bytes, new))
-            self._stop = Flag()
+            steps = [c for c in steps if c == goal or self._fits(c)]
+            stop = self._take_over(goal, steps)
             bar = self._progress_bar() if progress else None
-            self._thread = Thread(target=self._load, args=(steps, patience, bar), name="pwl-loading", daemon=True)
+            self._thread = Thread(target=self._load, args=(steps, stop, patience, bar), name="pwl-loading", daemon=True)
             self._thread.start()
         if not background:
-            self.wait(self._goal)
+            self.wait(goal)
 
     def unload_to(self, composition: str, *, patience: float = 30.0) -> None:
         """Give memory back: go to a composition with fewer teacher blocks, and keep answering meanwhile. Loading is stopped.
@@ -268,20 +275,18 @@ class ProgressiveModel:
 
         Raises:
             CompositionError: no composition, or one with teacher blocks that are not there.
-            StreamingError: the student's blocks did not come within `patience`; the old composition goes on answering.
+            StreamingError: the student's blocks did not come within `patience`, or another thread has asked for something else
+                meanwhile; the old composition goes on answering.
         """
+        check_composition(composition, self.num_blocks)
         with self._control:
-            check_composition(composition, self.num_blocks)
-            self._halt()
             if not covers(self.composition, composition):
                 raise CompositionError(
                     f"composition {composition!r}: {self.composition} answers, which lacks some of its teacher blocks; "
                     "expected one with fewer (load_teacher loads more)"
                 )
-            self._stop, self._goal = Flag(), composition
-            new = set(needed_shards(composition)) - set(self._held)
-            self._total = self._done + sum(map(self._bytes, new))
-            self._move(composition, patience)
+            stop = self._take_over(composition, [composition])
+        self._move(composition, stop, patience)
 
     def wait(self, until: str | None = None, timeout: float | None = None) -> str:
         """Wait until all teacher blocks of a composition answer; by default until loading ends. Returns what answers then.
@@ -289,17 +294,20 @@ class ProgressiveModel:
         Raises:
             CompositionError: no composition.
             TimeoutError: `timeout` seconds are over.
-            StreamingError: loading has ended without it, or the model is closed; says why.
+            StreamingError: loading has ended without it, or the model is closed; says why. Or the thread that loads would wait
+                for itself, in `on_event`.
         """
         if until is not None:
             check_composition(until, self.num_blocks)
+        if current_thread() is self._thread and not self._is_over(until):
+            raise StreamingError("on_event waits for the thread that calls it; wait in another one")
         with self._changed:
             if not self._changed.wait_for(lambda: self._is_over(until), timeout):
                 raise TimeoutError(f"{until or 'the end of loading'} was not reached in {timeout} s: {self.status}")
         return self._outcome(until)
 
     async def until(self, composition: str | None = None) -> str:
-        """`wait` for asyncio: `await model.until("TTTT")`. Raises what `wait` raises, but has no timeout: see `asyncio.timeout`."""
+        """`wait` for asyncio: `await model.until("TTTT")`. Raises what it raises; for a timeout see `asyncio.timeout`."""
         if composition is not None:
             check_composition(composition, self.num_blocks)
         while not self._is_over(composition):
@@ -309,11 +317,16 @@ class ProgressiveModel:
     def close(self) -> None:
         """Stop loading and free everything; requests that are under way end well. May be called again."""
         with self._control:
-            self._halt()
+            if self._closed:
+                return
+            thread = self._thread
+            self._take_over(self._goal, [])
             self._closed, self._serving = True, None
             self._held.clear()
-            with self._changed:
-                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+        if thread is not None and thread is not current_thread():
+            thread.join(1)  # at once in general; one that waits for bytes of a stalled server ends at its timeout
 
     def __enter__(self) -> "ProgressiveModel":
         return self
@@ -332,67 +345,71 @@ class ProgressiveModel:
 
     # ---- loading, in the background
 
-    def _load(self, steps: Iterable[str], patience: float | None, bar: Any) -> None:
+    def _take_over(self, goal: str, steps: Iterable[str]) -> Flag:
+        """Leave what is being loaded, for these steps to a goal; the flag says when they are left in turn.
+
+        The thread that was loading changes nothing from now on, and ends as soon as it notices. Nobody waits for it: it may be
+        in a callback that wants to take over as well, or wait for a server.
+        """
+        self._stop.set()
+        self._stop, self._thread, self._goal, self._last_error = Flag(), None, goal, None
+        new = set().union(*map(needed_shards, steps)) - set(self._held)
+        self._total = self._done + sum(map(self._bytes, new))
+        return self._stop
+
+    @contextmanager
+    def _unless(self, stop: Flag) -> Iterator[None]:
+        """Inside, nobody takes over. Raises StreamingError where somebody has."""
+        with self._control:
+            if stop.is_set():
+                raise StreamingError("stopped: the model was closed or asked for something else")
+            yield
+
+    def _load(self, steps: Iterable[str], stop: Flag, patience: float | None, bar: Any) -> None:
+        kind, reason = "done", None
         try:
             for composition in steps:
-                self._move(composition, patience, bar)
-            ending = ("done", "")
-        except (StreamingError, StoreError) as error:
-            self._last_error = str(error)
-            ending = ("stopped", str(error))
+                self._move(composition, stop, patience, bar)
+        except Exception as error:  # of whatever kind: the model goes on answering, and says why it loads no more
+            kind, reason = "stopped", str(error) if isinstance(error, PWLError) else f"{type(error).__name__}: {error}"
         finally:
             if bar is not None:
                 bar.close()
-            self._thread = None
-        self._tell(*ending)
+        with self._control:
+            if stop.is_set():
+                return
+            self._thread, self._last_error = None, reason
+        self._tell(kind, reason or "")
 
-    def _move(self, composition: str, patience: float | None, bar: Any = None) -> None:
+    def _move(self, composition: str, stop: Flag, patience: float | None, bar: Any = None) -> None:
         """Fetch what a composition needs, let it answer, and free what is no longer needed."""
         names = needed_shards(composition)
         for name in names:
             if name not in self._held:
                 entry = self.manifest["shards"][name]
-                tensors = self._fetcher.shard(entry, self._shapes.largest(name), self._stop, patience)
-                self._held[name] = self._shapes.filled(name, tensors)
-                self._last_error = None
+                tensors = self._fetcher.shard(entry, self._shapes.largest(name), stop, patience)
+                part = self._shapes.filled(name, tensors)
+                if self._serving is not None:  # before there is one, the first request comes sooner without
+                    self._warm_up(name, part)
+                with self._unless(stop):
+                    self._held[name], self._last_error = part, None
                 if bar is not None:
                     bar.set_postfix_str(composition)
                     bar.update(self._done - bar.n)
                 self._tell("shard", name)
-        if self._stop.is_set():
-            raise StreamingError("stopped")
-        serving = _Serving(composition, tuple(self._modules(names)))
-        if self._serving is not None:  # before there is one, the first request comes sooner without
-            self._warm_up(serving)
-        self._serving = serving
-        for name in set(self._held) - set(names):
-            del self._held[name]
+        with self._unless(stop):
+            self._serving = _Serving(composition, tuple(module for name in names for module in _modules(self._held[name])))
+            for name in set(self._held) - set(names):
+                del self._held[name]
         self._tell("swap")
-
-    def _modules(self, names: Iterable[str]) -> list[nn.Module]:
-        """What the shards of a composition, in the order of needed_shards, run."""
-        modules: list[nn.Module] = []
-        for name in names:
-            part = self._held[name]
-            if isinstance(part, nn.ModuleDict):
-                modules += [part[key] for key in ("embed", "block", "head") if key in part]
-            else:
-                modules.append(part)
-        return modules
+        _give_back_memory()
 
     @torch.inference_mode()
-    def _warm_up(self, serving: _Serving) -> None:
-        """One answer before it counts: what a first run prepares should not hold up a request."""
-        serving(torch.zeros(1, *self.manifest["input_shape"]))
-
-    def _halt(self) -> None:
-        """Stop the thread that loads, if any, and wait for its end (unless it is the one that asks)."""
-        self._stop.set()
-        thread = self._thread
-        if thread is not None and thread is not current_thread():
-            thread.join()
-        if self._closed:
-            raise StreamingError("the model is closed; open it again")
+    def _warm_up(self, name: str, part: nn.Module) -> None:
+        """Run what has arrived once before it counts: what a first run prepares should not hold up a request."""
+        x = torch.zeros(1, *self._shapes.taken_by(name))
+        for module in _modules(part):
+            x = module(x)
 
     def _is_over(self, until: str | None) -> bool:
         serving = self._serving
@@ -410,6 +427,9 @@ class ProgressiveModel:
     def _bytes(self, name: str) -> int:
         return self.manifest["shards"][name]["bytes"]
 
+    def _fits(self, composition: str) -> bool:
+        return self.memory_budget is None or self.memory(composition) <= self.memory_budget
+
     # ---- telling
 
     def _arrived(self, n: int) -> None:
@@ -418,8 +438,12 @@ class ProgressiveModel:
 
     def _failed(self, reason: str, pause: float) -> None:
         self._failures += 1
-        self._last_error = f"{reason}; tried again after {pause} s" if pause else reason
-        self._tell("failure", self._last_error)
+        text = f"{reason}; tried again after {pause} s" if pause else reason
+        if pause:
+            self._last_error = text
+        else:
+            self._cache_error = text
+        self._tell("failure", text)
 
     def _tell(self, kind: str, text: str = "") -> None:
         with self._changed:
@@ -440,6 +464,17 @@ class ProgressiveModel:
         return tqdm(total=self._total, initial=self._done, unit="B", unit_scale=True, desc="teacher")
 
 
+def _give_back_memory() -> None:
+    """Ask the C library (glibc does) to return freed memory to the system: it keeps much of what blocks and arrivals had."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _modules(part: nn.Module) -> list[nn.Module]:
+    """What a shard's part runs, in this order."""
+    return [part[key] for key in ("embed", "block", "head") if key in part] if isinstance(part, nn.ModuleDict) else [part]
+
+
 class _Skeleton:
     """The parts of both networks without weights: what each shard must look like, and how big it is."""
 
@@ -450,6 +485,7 @@ class _Skeleton:
             self.networks = {name: _without_weights(net) for name, net in networks.items()}
         self.input_shape = manifest["input_shape"]
         self._features: dict[str, list[torch.Size]] = {}
+        self._memory: dict[str, int] = {}
 
     def part(self, name: str) -> nn.Module:
         """The module, on the device `meta`, whose weights a shard holds."""
@@ -463,18 +499,20 @@ class _Skeleton:
             return nn.Linear(*sizes) if tokens else nn.Conv2d(*sizes, kernel_size=1)
 
     def memory(self, name: str) -> int:
-        return sum(t.numel() * t.element_size() for t in self.part(name).state_dict().values())
+        if name not in self._memory:
+            self._memory[name] = sum(t.numel() * t.element_size() for t in self.part(name).state_dict().values())
+        return self._memory[name]
 
     def largest(self, name: str) -> int:
         """The most bytes that its shard can have: every number as a double, and names."""
-        return sum(8 * t.numel() for t in self.part(name).state_dict().values()) + HEADER
+        return sum(8 * t.numel() + HEADER for t in self.part(name).state_dict().values()) + HEADER
 
     def filled(self, name: str, tensors: dict[str, Tensor]) -> nn.Module:
         """A copy of the part with these weights."""
         part = self.part(name)
-        if not tensors and name.startswith(("encoder", "decoder")):
-            return nn.Identity()  # of a pair without converters
         source = f"{self.source}: {name}"
+        if not tensors and name.startswith(("encoder", "decoder")) and part.weight.shape[0] == part.weight.shape[1]:
+            return nn.Identity()  # of a pair without converters
         check_fits(tensors, part, source)
         part = copy.deepcopy(part)
         own = part.state_dict()
@@ -483,23 +521,48 @@ class _Skeleton:
             raise StoreError(f"{source}: the buffers {lost} are not saved with the network; make them persistent")
         return part.requires_grad_(False).eval()
 
+    def taken_by(self, name: str) -> Sequence[int]:
+        """The shape of what the part gets for one image."""
+        kind, _, number = name.rpartition("-")
+        if kind in self.networks:
+            return self._shape(kind, int(number) - 1) if int(number) > 1 else self.input_shape
+        return self._shape("teacher" if kind == "encoder" else "student", int(number))
+
     def _shape(self, network: str, number: int) -> torch.Size:
         """Of one image's features after a block: (channels, height, width) or (tokens, channels)."""
         if network not in self._features:
-            with torch.inference_mode():
-                features = self.networks[network].eval().features(torch.zeros(1, *self.input_shape, device="meta"))
+            try:
+                features = self._dry_run(self.networks[network])
+            except (RuntimeError, ValueError, TypeError) as error:
+                raise StoreError(
+                    f"{self.source}: images of shape {self.input_shape} do not go through the {network}: {error}"
+                ) from error
             self._features[network] = [f.shape[1:] for f in features]
         return self._features[network][number - 1]
+
+    @torch.inference_mode()
+    def _dry_run(self, net: BlockNet) -> list[Tensor]:
+        """What the blocks put out for no image at all, or for one on the device `meta` where a network wants at least one.
+
+        Nothing is computed in either case, no weight is touched. On `meta` torch imports its compiler first: over a second.
+        """
+        with suppress(RuntimeError, ValueError):
+            return _without_weights(net, "cpu").eval().features(torch.zeros(0, *self.input_shape))
+        empty = _without_weights(net).to("meta").eval()  # a given network may have buffers elsewhere
+        return empty.features(torch.zeros(1, *self.input_shape, device="meta"))
 
     def _channels(self, network: str, number: int) -> int:
         shape = self._shape(network, number)
         return shape[0] if len(shape) == 3 else shape[-1]
 
 
-def _without_weights(net: BlockNet) -> BlockNet:
-    """A copy of a network whose weights are shapes only; the network itself stays as it is."""
+def _without_weights(net: BlockNet, device: str = "meta") -> BlockNet:
+    """A copy of a network whose weights are shapes only; the network itself stays as it is.
+
+    On the device `cpu` they have memory too, which the system does not give before it is used.
+    """
     empty: dict[int, Any] = {}
     for tensor in [*net.parameters(), *net.state_dict(keep_vars=True).values()]:
-        shape = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")  # empty_like would import sympy
+        shape = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)  # empty_like would import sympy
         empty[id(tensor)] = nn.Parameter(shape, requires_grad=False) if isinstance(tensor, nn.Parameter) else shape
     return copy.deepcopy(net, empty)

@@ -10,8 +10,8 @@ from networks_for_tests import STUDENT, TEACHER, tiny_data, tiny_net
 
 import pwl_lite as pwl
 from pwl_lite.evaluation import composition_costs, lattice_logits
-from pwl_lite.profiles import Profile
 from pwl_lite.precision import round_weights
+from pwl_lite.profiles import Profile
 from pwl_lite.reproduce import Runner, reproduce
 
 

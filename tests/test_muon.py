@@ -55,7 +55,8 @@ def test_one_optimizer_does_what_the_two_of_torch_do(memory_format):
         def __init__(self):
             super().__init__()
             self.net = network()
-            self.filters = nn.ParameterList([nn.Parameter(p.detach().flatten(1)) for p in self.net.parameters() if is_filter(p)])
+            filters = [p.detach().flatten(1) for p in self.net.parameters() if is_filter(p)]
+            self.filters = nn.ParameterList(map(nn.Parameter, filters))
             self.shapes = {name: p.shape for name, p in self.net.named_parameters() if is_filter(p)}
 
         def forward(self, x):

@@ -2,5 +2,6 @@
 
 from .composition_picker import CompositionPicker, picker_samples
 from .stepper import stepper
+from .streaming_view import StreamingView
 
-__all__ = ["CompositionPicker", "picker_samples", "stepper"]
+__all__ = ["CompositionPicker", "StreamingView", "picker_samples", "stepper"]

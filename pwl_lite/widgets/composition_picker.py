@@ -68,7 +68,7 @@ class CompositionPicker(anywidget.AnyWidget):
         names = list(names or (f"block {i}" for i in range(1, self.num_blocks + 1)))
         if len(names) != self.num_blocks:
             raise PWLError(f"names {names}: expected one for each of {self.num_blocks} blocks")
-        _allow_on_colab()
+        allow_on_colab()
         data = {
             "title": title,
             "names": names,
@@ -207,7 +207,7 @@ def _rows(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     return {c: {m: number(given[c].get(m)) for m in MEASURES} for c in all_compositions(n)}
 
 
-def _allow_on_colab() -> None:
+def allow_on_colab() -> None:
     """Colab shows widgets from outside ipywidgets only after this call; elsewhere there is nothing to do."""
     if "google.colab" in sys.modules:
         try:
