@@ -261,7 +261,7 @@ def resolve(recipe: Recipe, device: str | torch.device) -> Recipe:
 def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
     groups = []
     for group in objective.param_groups():
-        kinds: dict[str, list[Tensor]] = {"bias": [], "weight": [], "filter": []}
+        kinds: dict[str, list[Tensor]] = {"weight": [], "filter": [], "bias": []}
         for p in group["params"]:
             kind = "bias" if p.ndim <= 1 else "filter" if recipe.optimizer == "muon" and is_filter(p) else "weight"
             kinds[kind].append(p)
