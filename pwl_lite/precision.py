@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import StoreError, UnknownNameError
+from .shards import empty_pages
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 SCALE = "::scale"  # the name of an int8 weight's scales is the weight's own with this behind it
@@ -45,7 +46,7 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantise(steps: Tensor, scale: Tensor) -> Tensor:
     """int8 values (out, ...) and scales (out,) -> the float32 weight."""
-    return steps.float() * _per_channel(scale, steps)
+    return torch.mul(steps, _per_channel(scale, steps), out=empty_pages(steps.shape, torch.float32))
 
 
 def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
@@ -72,7 +73,10 @@ def to_store(name: str, weight: Tensor, dtype: torch.dtype, source: str) -> dict
 def from_store(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensors of a shard with int8 weights multiplied out. Raises StoreError where values and scales don't fit together."""
     loaded = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
-    for key in tensors.keys() - loaded.keys():
+    scales = tensors.keys() - loaded.keys()
+    if scales:  # a small view would keep the pages in which all has arrived
+        loaded = {name: tensor if tensor.dtype == torch.int8 else tensor.clone() for name, tensor in loaded.items()}
+    for key in scales:
         name, scale = key.removesuffix(SCALE), tensors[key]
         steps = loaded.get(name)
         fits = steps is not None and steps.dtype == torch.int8 and steps.ndim > 1 and scale.shape == steps.shape[:1]

@@ -5,7 +5,6 @@ length and SHA-256, keeps what has arrived in a cache on disk, and tries again w
 """
 
 import hashlib
-import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +13,13 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import PWLError, SaveError, StoreError, StreamingError
-from .files import write_atomically
+from .files import atomic_path
 from .manifest import MANIFEST, parse_manifest
-from .precision import from_store
-from .store import check_shard, decode_shard
+from .shards import Buffer, map_file, own_pages, read_into_pages
+from .store import check_shard, decode_shard, sha256_of
 
 CHUNK = 1 << 18  # bytes that are read at once: small enough for a live progress bar and to be cancelled at once
 LARGEST_MANIFEST = 1 << 22
@@ -165,23 +162,19 @@ class Fetcher:
             raise StreamingError(f"{name}: {entry['bytes']:,} bytes declared, its network needs {largest:,} at most; refused")
         if self.source.folder is not None and not self.verify:
             return self._until_done(lambda: self._mapped(entry, name), stop, patience)
-        if (data := self._cached(entry)) is not None:
-            self.on_bytes(len(data))
-            return decode_shard(data, entry, name, verify=False)
-        arrival = _Arrival()  # what has come stays over failed tries: the next one asks for the rest
+        if (cached := self._cached(entry)) is not None:
+            self.on_bytes(entry["bytes"])
+            return decode_shard(cached, entry["bytes"], name)
+        arrival = _Arrival(entry["bytes"])  # what has come stays over failed tries: the next one asks for the rest
         return self._until_done(lambda: self._arrive(entry, name, arrival, stop), stop, patience, arrival)
 
     def _mapped(self, entry: dict[str, Any], name: str) -> dict[str, Tensor]:
         """Tensors that are pages of the file itself: nothing is copied, nor compared."""
-        path = self.source.folder / entry["file"]
-        if (found := path.stat().st_size) != entry["bytes"]:
-            raise StoreError(f"{name}: {found} bytes, expected {entry['bytes']}; copy it again")
-        try:
-            tensors = safetensors.torch.load_file(path)
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise StoreError(f"{name}: not a safetensors file ({error}); nothing else is ever read") from error
-        tensors = from_store(tensors, name)
-        self.on_bytes(entry["bytes"])
+        buffer, length = map_file(self.source.folder / entry["file"])
+        if length != entry["bytes"]:
+            raise StoreError(f"{name}: {length} bytes, expected {entry['bytes']}; copy it again")
+        tensors = decode_shard(buffer, length, name)
+        self.on_bytes(length)
         return tensors
 
     def _arrive(self, entry: dict[str, Any], name: str, arrival: "_Arrival", stop: Flag) -> dict[str, Tensor]:
@@ -195,15 +188,15 @@ class Fetcher:
                 break  # it may have no end
         if arrival.length < entry["bytes"]:
             raise OSError(f"{name}: truncated: {arrival.length:,} of {entry['bytes']:,} bytes")
-        length, sha256, data = arrival.take()
+        length, sha256, buffer = arrival.take()
         try:
             check_shard(length, sha256, entry, name)
-            tensors = decode_shard(data, entry, name, verify=False)
+            tensors = decode_shard(buffer, length, name)
         except StoreError:
             self.on_bytes(-length)  # nothing in it can be trusted: the next try begins anew
             raise
         if self.cache is not None:
-            self._keep(entry, data)
+            self._keep(entry, buffer)
         return tensors
 
     def _until_done(
@@ -228,19 +221,20 @@ class Fetcher:
                 if stop.wait(pause):
                     raise StreamingError(f"stopped while it failed: {reason}") from error
 
-    def _cached(self, entry: dict[str, Any]) -> bytes | None:
+    def _cached(self, entry: dict[str, Any]) -> Buffer | None:
         """The shard if an earlier run has left it complete; a damaged copy is as good as none."""
         if self.cache is None:
             return None
         try:
-            data = (self.cache / f"{entry['sha256']}.safetensors").read_bytes()
+            buffer, length = read_into_pages(self.cache / f"{entry['sha256']}.safetensors")
         except OSError:
             return None
-        return data if hashlib.sha256(data).hexdigest() == entry["sha256"] else None
+        return buffer if length == entry["bytes"] and sha256_of(buffer, length) == entry["sha256"] else None
 
-    def _keep(self, entry: dict[str, Any], data: bytes) -> None:
+    def _keep(self, entry: dict[str, Any], buffer: Buffer) -> None:
         try:
-            write_atomically(self.cache / f"{entry['sha256']}.safetensors", data)
+            with atomic_path(self.cache / f"{entry['sha256']}.safetensors") as temporary, memoryview(buffer) as view:
+                temporary.write_bytes(view[: entry["bytes"]])
         except SaveError as error:  # a full or read-only cache costs a download next time, nothing else
             self.on_error(f"not cached: {error}", 0.0)
 
@@ -249,27 +243,30 @@ class _Arrival:
     """The bytes of a shard that have come so far, hashed as they come.
 
     Attributes:
-        length: how many they are.
+        length: how many they are, those beyond what was declared included, which are not kept.
         advanced: when there were more of them than ever before. What comes again after damage is no advance.
     """
 
-    def __init__(self) -> None:
-        self.advanced, self._longest = 0.0, 0
+    def __init__(self, declared: int) -> None:
+        self.advanced, self._longest, self._declared = 0.0, 0, declared
         self._clear()
 
     def _clear(self) -> None:
-        self.length, self._data, self._digest = 0, io.BytesIO(), hashlib.sha256()
+        self.length, self._digest, self._buffer = 0, hashlib.sha256(), None
 
     def add(self, chunk: bytes) -> None:
+        if self._buffer is None:
+            self._buffer = own_pages(self._declared)
+        kept = chunk[: max(0, self._declared - self.length)]
+        self._buffer[self.length : self.length + len(kept)] = kept
+        self._digest.update(chunk)
         self.length += len(chunk)
         if self.length > self._longest:
             self.advanced, self._longest = time.monotonic(), self.length
-        self._data.write(chunk)
-        self._digest.update(chunk)
 
-    def take(self) -> tuple[int, str, bytes]:
+    def take(self) -> tuple[int, str, Buffer]:
         """Length, SHA-256 and the bytes; afterwards it is empty."""
-        whole = self.length, self._digest.hexdigest(), self._data.getvalue()  # which copies nothing
+        whole = self.length, self._digest.hexdigest(), self._buffer or own_pages(0)
         self._clear()
         return whole
 

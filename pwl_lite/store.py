@@ -19,7 +19,6 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .blocknet import BlockNet
@@ -28,6 +27,7 @@ from .files import atomic_path
 from .manifest import MANIFEST, NETWORKS, SCHEMA, check_manifest, read_manifest, shard_names, some, to_json
 from .networks import build_network
 from .precision import Precision, from_store, is_weight, precision_of, to_store
+from .shards import Buffer, parse_shard, read_into_pages
 from .swapnet import SwapNet
 
 LARGEST_IMAGE = 1 << 24  # numbers: more than any network here is made for, and few enough for a test run with zeros
@@ -125,7 +125,7 @@ def load_blocks(
     contents = []
     for name, part in shard_parts(net).items():
         tensors = read_shard(folder, manifest, name, verify=verify)
-        check_fits(tensors, part, source=str(folder / manifest["shards"][name]["file"]))
+        check_fits(tensors, part.state_dict(), source=str(folder / manifest["shards"][name]["file"]))
         contents.append((part, tensors))
     for part, tensors in contents:
         part.load_state_dict(tensors)
@@ -160,9 +160,12 @@ def build_from_manifest(
 
 
 def build_networks(
-    manifest: dict, networks: Mapping[str, BlockNet] | None, source: str, device: str = "cpu"
+    manifest: dict, networks: Mapping[str, BlockNet] | None, source: str, device: str = "cpu", only: str | None = None
 ) -> dict[str, BlockNet]:
-    """The networks of a manifest by name, as `build_from_manifest` takes them; on the device `meta` without memory."""
+    """The networks of a manifest by name, as `build_from_manifest` takes them; on the device `meta` without memory.
+
+    With `only`, just the one of this name.
+    """
     names, shape = NETWORKS[manifest["kind"]], manifest["input_shape"]
     if len(shape) != 3 or not 0 < math.prod(shape) <= LARGEST_IMAGE:
         raise StoreError(f"{source}: input_shape {shape}, expected (channels, height, width), {LARGEST_IMAGE:,} values at most")
@@ -170,7 +173,7 @@ def build_networks(
         raise StoreError(f"{source}: networks given for {some(networks)}, expected {some(names)}")
     built = {}
     with torch.random.fork_rng(devices=[]):  # first weights are random: loading must not shift a seeded run
-        for name in names:
+        for name in [only] if only else names:
             config = manifest["networks"][name]
             if networks is None and config is None:
                 given = ", ".join(f"{n!r}: net" for n in names)
@@ -204,32 +207,24 @@ def read_shard(folder: str | os.PathLike, manifest: dict, name: str, verify: boo
     entry = manifest["shards"][name]
     path = Path(folder) / entry["file"]
     try:
-        data = path.read_bytes()
+        buffer, length = read_into_pages(path)
     except FileNotFoundError:
         raise StoreError(f"{path}: missing, but listed in the manifest; copy the folder again") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return decode_shard(data, entry, source=str(path), verify=verify)
+    check_shard(length, sha256_of(buffer, length) if verify else entry["sha256"], entry, str(path))
+    return decode_shard(buffer, length, str(path))
 
 
-def decode_shard(data: bytes, entry: dict, source: str, *, verify: bool = True) -> dict[str, Tensor]:
-    """The tensors in the bytes of a shard, wherever these came from; int8 weights are multiplied out.
+def sha256_of(buffer: Buffer, length: int) -> str:
+    """SHA-256 of the first `length` bytes, in hex."""
+    with memoryview(buffer) as view:
+        return hashlib.sha256(view[:length]).hexdigest()
 
-    Args:
-        data: the whole shard.
-        entry: its entry in the manifest (`bytes`, `sha256`).
-        source: names the shard in errors.
-        verify: compare the SHA-256, not only the length.
 
-    Raises:
-        StoreError: wrong length, wrong SHA-256, or not safetensors.
-    """
-    check_shard(len(data), hashlib.sha256(data).hexdigest() if verify else entry["sha256"], entry, source)
-    try:
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise StoreError(f"{source}: not a safetensors file ({error}); nothing else is ever read") from error
-    return from_store(tensors, source)
+def decode_shard(buffer: Buffer, length: int, source: str) -> dict[str, Tensor]:
+    """The tensors in the bytes of a shard, wherever these came from; int8 weights are multiplied out. Raises StoreError."""
+    return from_store(parse_shard(buffer, length, source), source)
 
 
 def check_shard(length: int, sha256: str, entry: dict, source: str) -> None:
@@ -242,9 +237,8 @@ def check_shard(length: int, sha256: str, entry: dict, source: str) -> None:
         raise StoreError(f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again")
 
 
-def check_fits(tensors: Mapping[str, Tensor], part: nn.Module, source: str) -> None:
-    """Check names, shapes and types of a shard against the part that it is for. Raises StoreError."""
-    expected = part.state_dict()
+def check_fits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Check names, shapes and types of a shard against the state of the part that it is for. Raises StoreError."""
     why = "it is from another network; load it with the networks it was saved from"
     if lacking := set(expected) - set(tensors):
         raise StoreError(f"{source}: lacks {some(lacking)}: {why}")

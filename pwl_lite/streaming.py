@@ -13,11 +13,12 @@ import copy
 import ctypes
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Condition, RLock, Thread, current_thread
+from threading import Condition, Lock, RLock, Thread, current_thread
 from threading import Event as Flag
 from typing import Any
 
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 
 from .blocknet import BlockNet
 from .errors import CompositionError, PWLError, StoreError, StreamingError
-from .manifest import needed_shards
+from .manifest import NETWORKS, needed_shards
 from .orders import best_composition, plan_order
+from .shards import settle
 from .sources import Fetcher, Source, default_cache
 from .store import build_networks, check_fits
 from .swapnet import all_compositions, check_composition, covers
@@ -114,7 +116,9 @@ class ProgressiveModel:
         self._stop = Flag()  # of what is being loaded; each load has one of its own, so that a left one finds its own set
         self._control = RLock()  # held to decide what is loaded and to change what is there; never while waiting for bytes
         self._changed = Condition()  # notified at each event
-        self._thread: Thread | None = None
+        self._thread: Thread | None = None  # moves from composition to composition
+        self._fetching: Thread | None = None  # gets the next shard meanwhile
+        self._asked = False  # whether a request has come since the last swap
         self._held: dict[str, nn.Module] = {}
         self._failures, self._last_error, self._cache_error = 0, None, None
         self._done = self._total = 0
@@ -130,8 +134,14 @@ class ProgressiveModel:
         self._goal = student = "S" * self.num_blocks
         if memory_budget is not None and self.memory(student) > memory_budget:
             raise StreamingError(f"memory_budget = {memory_budget:,}: the student alone needs {self.memory(student):,} bytes")
-        self._total = sum(self._bytes(name) for name in needed_shards(student))
-        self._move(student, self._stop, patience)
+        names = self._to_fetch([student])
+        try:
+            arriving = self._arriving(names, self._stop, patience)
+            self._shapes.prepare("teacher")  # while the student's first shard is on its way: it must be possible to build it
+            self._move(student, arriving, self._stop)
+        except BaseException:
+            self._stop.set()
+            raise
 
     @classmethod
     def open(
@@ -181,11 +191,13 @@ class ProgressiveModel:
         Raises:
             StreamingError: the model is closed.
         """
+        self._asked = True
         return self._answering()(images)
 
     @torch.inference_mode()
     def answer(self, images: Tensor) -> tuple[Tensor, str]:
         """The logits and the composition that they are of. Raises StreamingError when closed."""
+        self._asked = True
         serving = self._answering()
         return serving(images), serving.composition
 
@@ -261,9 +273,9 @@ class ProgressiveModel:
                 goal = best_composition(self.lattice, start, self._fits)
             steps = plan_order(order, start, goal, self.lattice, self._bytes)
             steps = [c for c in steps if c == goal or self._fits(c)]
-            stop = self._take_over(goal, steps)
+            stop, names = self._take_over(goal, steps)
             bar = self._progress_bar() if progress else None
-            self._thread = Thread(target=self._load, args=(steps, stop, patience, bar), name="pwl-loading", daemon=True)
+            self._thread = Thread(target=self._load, args=(steps, names, stop, patience, bar), name="pwl-loading", daemon=True)
             self._thread.start()
         if not background:
             self.wait(goal)
@@ -285,8 +297,9 @@ class ProgressiveModel:
                     f"composition {composition!r}: {self.composition} answers, which lacks some of its teacher blocks; "
                     "expected one with fewer (load_teacher loads more)"
                 )
-            stop = self._take_over(composition, [composition])
-        self._move(composition, stop, patience)
+            stop, names = self._take_over(composition, [composition])
+        self._move(composition, self._arriving(names, stop, patience), stop)
+        _give_back_memory()
 
     def wait(self, until: str | None = None, timeout: float | None = None) -> str:
         """Wait until all teacher blocks of a composition answer; by default until loading ends. Returns what answers then.
@@ -299,7 +312,7 @@ class ProgressiveModel:
         """
         if until is not None:
             check_composition(until, self.num_blocks)
-        if current_thread() is self._thread and not self._is_over(until):
+        if current_thread() in (self._thread, self._fetching) and self._thread is not None and not self._is_over(until):
             raise StreamingError("on_event waits for the thread that calls it; wait in another one")
         with self._changed:
             if not self._changed.wait_for(lambda: self._is_over(until), timeout):
@@ -325,7 +338,7 @@ class ProgressiveModel:
             self._held.clear()
         with self._changed:
             self._changed.notify_all()
-        if thread is not None and thread is not current_thread():
+        if thread is not None and current_thread() not in (thread, self._fetching):
             thread.join(1)  # at once in general; one that waits for bytes of a stalled server ends at its timeout
 
     def __enter__(self) -> "ProgressiveModel":
@@ -345,17 +358,28 @@ class ProgressiveModel:
 
     # ---- loading, in the background
 
-    def _take_over(self, goal: str, steps: Iterable[str]) -> Flag:
-        """Leave what is being loaded, for these steps to a goal; the flag says when they are left in turn.
+    def _take_over(self, goal: str, steps: Sequence[str]) -> tuple[Flag, list[str]]:
+        """Leave what is being loaded, for these steps to a goal: a flag that says when they are left in turn; what to fetch.
 
-        The thread that was loading changes nothing from now on, and ends as soon as it notices. Nobody waits for it: it may be
-        in a callback that wants to take over as well, or wait for a server.
+        The threads that were loading change nothing from now on, and end as soon as they notice. Nobody waits for them: one may
+        be in a callback that wants to take over as well, or wait for a server.
         """
         self._stop.set()
         self._stop, self._thread, self._goal, self._last_error = Flag(), None, goal, None
-        new = set().union(*map(needed_shards, steps)) - set(self._held)
-        self._total = self._done + sum(map(self._bytes, new))
-        return self._stop
+        wanted = set().union(*map(needed_shards, [self.composition, *steps])) if self._serving else set()
+        for name in set(self._held) - wanted:  # of a swap that was left halfway
+            del self._held[name]
+        return self._stop, self._to_fetch(steps)
+
+    def _to_fetch(self, steps: Sequence[str]) -> list[str]:
+        """The shards that are not there when they are needed, in this order; the total is counted anew."""
+        held, names = set(self._held), []
+        for composition in steps:
+            needed = needed_shards(composition)
+            names += [name for name in needed if name not in held]
+            held = set(needed)
+        self._total = self._done + sum(map(self._bytes, names))
+        return names
 
     @contextmanager
     def _unless(self, stop: Flag) -> Iterator[None]:
@@ -365,44 +389,78 @@ class ProgressiveModel:
                 raise StreamingError("stopped: the model was closed or asked for something else")
             yield
 
-    def _load(self, steps: Iterable[str], stop: Flag, patience: float | None, bar: Any) -> None:
+    def _load(self, steps: Sequence[str], names: list[str], stop: Flag, patience: float | None, bar: Any) -> None:
         kind, reason = "done", None
         try:
+            arriving = self._arriving(names, stop, patience)
             for composition in steps:
-                self._move(composition, stop, patience, bar)
+                self._move(composition, arriving, stop, bar)
         except Exception as error:  # of whatever kind: the model goes on answering, and says why it loads no more
             kind, reason = "stopped", str(error) if isinstance(error, PWLError) else f"{type(error).__name__}: {error}"
         finally:
             if bar is not None:
                 bar.close()
+        _give_back_memory()
         with self._control:
             if stop.is_set():
                 return
             self._thread, self._last_error = None, reason
         self._tell(kind, reason or "")
 
-    def _move(self, composition: str, stop: Flag, patience: float | None, bar: Any = None) -> None:
-        """Fetch what a composition needs, let it answer, and free what is no longer needed."""
+    def _move(self, composition: str, arriving: Iterator[dict[str, Tensor]], stop: Flag, bar: Any = None) -> None:
+        """Take what a composition needs as it arrives, let it answer, and free what is no longer needed."""
         names = needed_shards(composition)
         for name in names:
             if name not in self._held:
-                entry = self.manifest["shards"][name]
-                tensors = self._fetcher.shard(entry, self._shapes.largest(name), stop, patience)
-                part = self._shapes.filled(name, tensors)
-                if self._serving is not None:  # before there is one, the first request comes sooner without
+                part = self._shapes.filled(name, next(arriving))
+                if self._asked:  # else the next request comes sooner without
                     self._warm_up(name, part)
                 with self._unless(stop):
-                    self._held[name], self._last_error = part, None
+                    self._held[name] = part
                 if bar is not None:
                     bar.set_postfix_str(composition)
                     bar.update(self._done - bar.n)
                 self._tell("shard", name)
         with self._unless(stop):
             self._serving = _Serving(composition, tuple(module for name in names for module in _modules(self._held[name])))
+            self._asked = False
             for name in set(self._held) - set(names):
                 del self._held[name]
         self._tell("swap")
-        _give_back_memory()
+
+    def _arriving(self, names: list[str], stop: Flag, patience: float | None) -> Iterator[dict[str, Tensor]]:
+        """The tensors of these shards, one after the other; the first is on its way at once, each other while one is in use.
+
+        A link that had to wait until a block is built would idle at each of them.
+        """
+        upcoming = [self._fetch(name, stop, patience) for name in names[:1]]
+
+        def arrivals() -> Iterator[dict[str, Tensor]]:
+            for following in (*names[1:], None):
+                tensors = [upcoming.pop().result()]
+                if following is not None:
+                    upcoming.append(self._fetch(following, stop, patience))
+                yield tensors.pop()  # nothing here keeps them
+
+        return arrivals()
+
+    def _fetch(self, name: str, stop: Flag, patience: float | None) -> Future:
+        """Start to get a shard, in a thread; its tensors or the error are the future's."""
+        arrived: Future = Future()
+
+        def fetch() -> None:
+            try:
+                entry = self.manifest["shards"][name]
+                tensors = self._fetcher.shard(entry, self._shapes.largest(name), stop, patience)
+                with self._unless(stop):
+                    self._last_error = None
+                arrived.set_result(tensors)
+            except BaseException as error:  # whoever waits for the shard gets it
+                arrived.set_exception(error)
+
+        thread = self._fetching = Thread(target=fetch, name="pwl-fetching", daemon=True)
+        thread.start()
+        return arrived
 
     @torch.inference_mode()
     def _warm_up(self, name: str, part: nn.Module) -> None:
@@ -479,19 +537,41 @@ class _Skeleton:
     """The parts of both networks without weights: what each shard must look like, and how big it is."""
 
     def __init__(self, manifest: dict, networks: Mapping[str, BlockNet] | None, source: str):
-        self.source = source
-        self.networks = build_networks(manifest, networks, source, device="meta")
-        if networks is not None:
-            self.networks = {name: _without_weights(net) for name, net in networks.items()}
+        self.manifest, self.source = manifest, source
         self.input_shape = manifest["input_shape"]
+        self._given = networks
+        self._taking = Lock()
+        self._unused: dict[str, nn.Module] = {}  # built, and waiting for their weights
+        self._states: dict[str, dict[str, Tensor]] = {}  # names, shapes and types: tensors on the device `meta`
         self._features: dict[str, list[torch.Size]] = {}
-        self._memory: dict[str, int] = {}
+        self.prepare("student")
 
-    def part(self, name: str) -> nn.Module:
-        """The module, on the device `meta`, whose weights a shard holds."""
+    def network(self, kind: str) -> BlockNet:
+        """A new `teacher` or `student` on the device `meta`. Raises StoreError if the manifest's cannot be built."""
+        net = build_networks(self.manifest, self._given, self.source, device="meta", only=kind)[kind]
+        return net if self._given is None else _without_weights(net)
+
+    def prepare(self, kind: str) -> None:
+        """Build the parts of `teacher` or `student`. Raises StoreError if that cannot be done."""
+        net = self.network(kind)
+        for index in range(net.num_blocks):
+            name, part = f"{kind}-{index + 1}", net.part(index)
+            self._unused[name], self._states[name] = part, part.state_dict()
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """What a shard holds, on the device `meta`."""
+        if name not in self._states:
+            self._states[name] = self._part(name).state_dict()
+        return self._states[name]
+
+    def _part(self, name: str) -> nn.Module:
+        """A module on the device `meta` that takes a shard's weights; the next call gives another one."""
         kind, _, number = name.rpartition("-")
-        if kind in self.networks:
-            return self.networks[kind].part(int(number) - 1)
+        if kind in NETWORKS["swapnet"]:
+            with self._taking:  # a thread that was left may not have noticed yet
+                if name not in self._unused:
+                    self.prepare(kind)
+                return self._unused.pop(name)
         student, teacher = (self._channels(network, int(number)) for network in ("student", "teacher"))
         sizes = (teacher, student) if kind == "encoder" else (student, teacher)
         with torch.device("meta"):
@@ -499,24 +579,22 @@ class _Skeleton:
             return nn.Linear(*sizes) if tokens else nn.Conv2d(*sizes, kernel_size=1)
 
     def memory(self, name: str) -> int:
-        if name not in self._memory:
-            self._memory[name] = sum(t.numel() * t.element_size() for t in self.part(name).state_dict().values())
-        return self._memory[name]
+        """Bytes of the weights in memory."""
+        return sum(t.numel() * t.element_size() for t in self.state(name).values())
 
     def largest(self, name: str) -> int:
         """The most bytes that its shard can have: every number as a double, and names."""
-        return sum(8 * t.numel() + HEADER for t in self.part(name).state_dict().values()) + HEADER
+        return sum(8 * t.numel() + HEADER for t in self.state(name).values()) + HEADER
 
     def filled(self, name: str, tensors: dict[str, Tensor]) -> nn.Module:
-        """A copy of the part with these weights."""
-        part = self.part(name)
+        """A part with these weights."""
+        state = self.state(name)
         source = f"{self.source}: {name}"
-        if not tensors and name.startswith(("encoder", "decoder")) and part.weight.shape[0] == part.weight.shape[1]:
+        if not tensors and name.startswith(("encoder", "decoder")) and state["weight"].shape[0] == state["weight"].shape[1]:
             return nn.Identity()  # of a pair without converters
-        check_fits(tensors, part, source)
-        part = copy.deepcopy(part)
-        own = part.state_dict()
-        part.load_state_dict({key: tensors[key].to(own[key].dtype) for key in own}, assign=True)
+        check_fits(tensors, state, source)
+        part = self._part(name)
+        part.load_state_dict(settle(tensors, {key: own.dtype for key, own in state.items()}), assign=True)
         if lost := [key for key, tensor in part.named_buffers() if tensor.is_meta]:
             raise StoreError(f"{source}: the buffers {lost} are not saved with the network; make them persistent")
         return part.requires_grad_(False).eval()
@@ -524,7 +602,7 @@ class _Skeleton:
     def taken_by(self, name: str) -> Sequence[int]:
         """The shape of what the part gets for one image."""
         kind, _, number = name.rpartition("-")
-        if kind in self.networks:
+        if kind in NETWORKS["swapnet"]:
             return self._shape(kind, int(number) - 1) if int(number) > 1 else self.input_shape
         return self._shape("teacher" if kind == "encoder" else "student", int(number))
 
@@ -532,7 +610,7 @@ class _Skeleton:
         """Of one image's features after a block: (channels, height, width) or (tokens, channels)."""
         if network not in self._features:
             try:
-                features = self._dry_run(self.networks[network])
+                features = self._dry_run(self.network(network))
             except (RuntimeError, ValueError, TypeError) as error:
                 raise StoreError(
                     f"{self.source}: images of shape {self.input_shape} do not go through the {network}: {error}"

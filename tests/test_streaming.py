@@ -408,7 +408,7 @@ def test_events_and_their_order(folder):
     ]  # fmt: skip
     seconds, arrived = [e.seconds for e in events], [e.bytes for e in events]
     assert seconds == sorted(seconds) and seconds[0] > 0 and arrived == sorted(arrived)
-    assert arrived[0] == size(folder, ["student-1"])
+    assert size(folder, ["student-1"]) <= arrived[0] <= size(folder, ["student-1", "student-2"])  # the next is on its way
     assert arrived[-1] == size(folder, new_shards(["SSS", "TSS", "TTS", "TTT"]))
     assert [e.composition for e in events[:4]] == ["", "", "", "SSS"]
 
@@ -762,7 +762,7 @@ def test_given_networks_are_filled_and_stay_as_they_are(given, device):
 
 
 def test_networks_must_be_given_where_there_is_no_config(given):
-    with pytest.raises(StoreError, match=r"teacher has no config.*networks=\{'teacher': net, 'student': net\}"):
+    with pytest.raises(StoreError, match=r"student has no config.*networks=\{'teacher': net, 'student': net\}"):
         ProgressiveModel.open(given[0])
     with pytest.raises(StoreError, match="networks given for 'student', expected 'student', 'teacher'"):
         ProgressiveModel.open(given[0], networks={"student": plain(4, 1)})

@@ -114,8 +114,8 @@ def test_a_fault_of_a_teacher_shard(server, expected, kind, times):
         status = model.status
         assert status.failures == len(failures) == failures_of(kind, times)
         assert status.last_error is None and status.bytes_done == status.bytes_total
-    for logits, composition in during:
-        assert composition == "TSS" and torch.equal(logits, expected["TSS"])
+    for logits, composition in during:  # a shard is fetched while the ones before it are put to use
+        assert composition in ("SSS", "TSS") and torch.equal(logits, expected[composition])
     pauses = [float(event.text.rpartition(" after ")[2].removesuffix(" s")) for event in failures]
     assert pauses == list(SHORT_PAUSES[: len(failures)])
     assert shards_of(server.requests).count("teacher-2") == (1 if kind in HARMLESS else times + 1)
@@ -399,7 +399,7 @@ def test_a_shard_that_does_not_fit_the_image(folder, tmp_path):
     edit_manifest(tmp_path / "net", lambda manifest: manifest.update(input_shape=[5, 8, 8]))
     with opened(tmp_path / "net") as model:
         model.load_teacher()
-        with pytest.raises(StreamingError, match=r"SSS answers: .* 3 channels, but got 5"):
+        with pytest.raises(StreamingError, match=r"SSS answers: .*images of shape \[5, 8, 8\] do not go through"):
             model.wait("TTT", timeout=20)
         assert model.composition == "SSS"
 

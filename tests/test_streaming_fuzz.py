@@ -390,7 +390,7 @@ def test_damaged_shards_whose_manifest_fits(folder, tmp_path, damage, verify):
             outcomes[True] += 1
             weights, state = weights_of(data), part.state_dict()
             assert all(same(tensor, weights[key]) for key, tensor in state.items()) and set(state) == set(weights)
-            wanted = model._shapes.part(name).state_dict()
+            wanted = model._shapes.state(name)
             assert all(state[key].shape == t.shape and state[key].dtype == t.dtype for key, t in wanted.items())
     assert min(outcomes.values()) > 5, outcomes
 

@@ -1,0 +1,130 @@
+"""Shards in memory: they arrive in pages of their own, and their tensors are views of these pages.
+
+Nothing is copied between arrival and use, and the pages go back to the system when the last tensor is gone; what is freed in
+the C library's heap often stays with the process.
+
+The format is safetensors (https://huggingface.co/docs/safetensors): the length of a header (8 bytes, little-endian), the header
+(JSON: name -> type, shape, first and last offset), then the numbers. Its own library reads files or copies; this reads memory.
+"""
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import StoreError
+
+Buffer = mmap.mmap | bytearray
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+LARGE = 1 << 16  # bytes from which a tensor gets pages of its own
+MOST_DIMENSIONS = 16
+
+
+def own_pages(length: int) -> mmap.mmap:
+    """Memory of at least `length` bytes, all 0, that goes back to the system as a whole once nobody refers to it."""
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    return mmap.mmap(-1, max(length, 1), **private)
+
+
+def read_into_pages(path: Path) -> tuple[Buffer, int]:
+    """The content of a file, and its length. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        buffer, read = own_pages(length), 0
+        with memoryview(buffer) as view:
+            while read < length and (n := file.readinto(view[read:length])):
+                read += n
+    return buffer, read
+
+
+def map_file(path: Path) -> tuple[Buffer, int]:
+    """A file's own pages, which are read when they are used first, and its length. Raises OSError."""
+    with open(path, "rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        return (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if length else bytearray()), length
+
+
+def parse_shard(buffer: Buffer, length: int, source: str) -> dict[str, Tensor]:
+    """The tensors of a shard by name, as views of its first `length` bytes. `source` names it in errors.
+
+    Raises:
+        StoreError: not safetensors: a header that is none, an unknown type, or numbers that overlap, leave gaps or lie outside.
+    """
+    try:
+        header, start = _header(buffer, length)
+        tensors, end = {}, 0
+        for name, (dtype, shape, first, last) in sorted(header.items(), key=lambda item: item[1][2:]):
+            if first != end or last - first != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"the numbers of {name!r} do not lie where they should")
+            tensors[name], end = _view(buffer, dtype, shape, start + first), last
+        if start + end != length:
+            raise ValueError(f"{length - start} bytes of numbers, expected {end}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{source}: not a safetensors file ({error}); nothing else is ever read") from error
+    return tensors
+
+
+def _header(buffer: Buffer, length: int) -> tuple[dict[str, tuple[torch.dtype, list[int], int, int]], int]:
+    """Type, shape and offsets of each tensor, and where the numbers begin. Raises ValueError, KeyError, TypeError."""
+    start = 8 + int.from_bytes(buffer[:8], "little")
+    if not 8 < start <= length:
+        raise ValueError("its header is longer than the file")
+    entries = json.loads(bytes(buffer[8:start]), object_pairs_hook=_without_repeats)
+    header = {}
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        if set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in DTYPES:
+            raise ValueError(f"{name!r} is {str(entry)[:80]}")
+        shape, (first, last) = entry["shape"], entry["data_offsets"]
+        if not all(type(n) is int and 0 <= n <= length for n in (*shape, first, last)) or len(shape) > MOST_DIMENSIONS:
+            raise ValueError(f"{name!r} has the shape {str(shape)[:80]} at {first} to {last}")
+        header[name] = (DTYPES[entry["dtype"]], shape, first, last)
+    return header, start
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _view(buffer: Buffer, dtype: torch.dtype, shape: Sequence[int], offset: int) -> Tensor:
+    count = math.prod(shape)
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    if offset % dtype.itemsize:  # never in what `save_blocks` writes; processors want numbers at multiples of their size
+        buffer, offset = bytearray(buffer[offset : offset + count * dtype.itemsize]), 0
+    return torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def empty_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor to be filled; a large one in pages of its own."""
+    length = math.prod(shape) * dtype.itemsize
+    return torch.empty(shape, dtype=dtype) if length < LARGE else _view(own_pages(length), dtype, shape, 0)
+
+
+def settle(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """The tensors in the types in which they are used.
+
+    Where one has to be converted, all are copied: a small view would keep all the pages in which the shard has arrived.
+    """
+    if all(tensors[name].dtype == dtype for name, dtype in dtypes.items()):
+        return {name: tensors[name] for name in dtypes}
+    return {name: empty_pages(tensors[name].shape, dtype).copy_(tensors[name]) for name, dtype in dtypes.items()}
