@@ -30,6 +30,8 @@ def main(run: str = "cifar10-vgg-cifar-seed0") -> None:
         with tempfile.TemporaryDirectory() as target:
             lattice = convert(folder, target, precision, data)
             rows[name] = {"bytes": bytes_on_the_way(target), "lattice": lattice}
+            convert(folder, target, precision, compress=True)
+            rows[name]["compressed bytes"] = bytes_on_the_way(target)
         print(name, rows[name]["bytes"], lattice["SSSS"], lattice["TTTT"], flush=True)
     bits = {n: round(percent, 2) for n, percent in accuracy_by_bits(pwl.load_blocks(folder), data).items()}
     print("teacher, leading bits:", bits)

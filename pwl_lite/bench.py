@@ -104,14 +104,19 @@ def load_alone(task: Task) -> Task:
 def serve_requests(task: Task) -> Task:
     """Requests for one image, one right after the other, while the teacher arrives; then as many of each composition at rest.
 
+    They use as many of the processor's cores as the task says.
+
     Returns:
         streaming, rest: composition -> seconds of each request.
         swaps: seconds of each swap itself, from its last shard, which is ready to run, to the end of freeing what it replaces.
         pauses: at each swap, by how many seconds the slowest request that was under way, or the first one after it, took longer
             than the median of its composition at rest. This counts all that a caller feels, the work that precedes a swap too.
     """
+    import torch
+
     from .streaming import ProgressiveModel
 
+    torch.set_num_threads(task["cores"])
     noted: list[tuple[str, float]] = []
 
     def note(event: Any) -> None:
@@ -411,9 +416,9 @@ def measure_over_link(pair: Pair, place: str, runs: int, kind: str, **task: Any)
     return answers
 
 
-def measure_requests(pair: Pair, place: str, runs: int, seconds: float) -> Task:
+def measure_requests(pair: Pair, place: str, runs: int, seconds: float, cores: int) -> Task:
     """p50 and p99 of requests while streaming over a link and at rest, by composition; what a swap costs. All in seconds."""
-    answers = measure_over_link(pair, place, runs, "requests", seconds=seconds)
+    answers = measure_over_link(pair, place, runs, "requests", seconds=seconds, cores=cores)
     rows = {}
     for composition in answers[0]["streaming"]:
         both = {state: [s for a in answers for s in a[state].get(composition, [])] for state in ("streaming", "rest")}
@@ -423,7 +428,7 @@ def measure_requests(pair: Pair, place: str, runs: int, seconds: float) -> Task:
         }
         rows[composition]["ratio of p99"] = round(rows[composition]["streaming"]["p99"] / rows[composition]["rest"]["p99"], 3)
     longest = {key: round(max(s for a in answers for s in a[key]), 6) for key in ("swaps", "pauses")}
-    return {"pair": pair.name, "place": place, "runs": runs, "compositions": rows, "longest": longest}
+    return {"pair": pair.name, "place": place, "cores": cores, "runs": runs, "compositions": rows, "longest": longest}
 
 
 def measure_memory(pair: Pair, place: str, runs: int) -> Task:
@@ -476,7 +481,7 @@ def goals_of(results: Task) -> list[Task]:
             beyond = results["imports"]["import"]["median"] + first
             goal("first answer beyond importing torch, in ms", where, 1e3 * beyond, 50)
     for x in results["requests"]:
-        where = f"{x['pair']}, {x['place']}"
+        where = f"{x['pair']}, {x['place']}, requests on {x['cores']} of {results['cores']} cores"
         for composition, row in x["compositions"].items():
             goal(f"p99 of {composition} while streaming / at rest", where, row["ratio of p99"], 1.5)
         goal("longest swap itself, in ms", where, 1e3 * x["longest"]["swaps"], 2)
@@ -522,7 +527,7 @@ def run(args: Namespace) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PWLError(f"--out {out}: {error.strerror}; expected a file in a folder that can be written") from error
-    results: Task = {"pairs": {}, "imports": {}, "loads": [], "requests": [], "memory": []}
+    results: Task = {"cores": about["threads"], "pairs": {}, "imports": {}, "loads": [], "requests": [], "memory": []}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pwl-bench-") as temporary:
         pairs = [make_pair(name, Path(temporary) / name) for name in names]
@@ -543,7 +548,8 @@ def run(args: Namespace) -> None:
                 _show(results, measure_loads(pair, place, [OURS, *alone], often))
             lively = min(seconds, key=lambda place: abs(math.log(seconds[place] / 5)))  # long enough for many requests
             few = min(runs, 3)
-            results["requests"].append(measure_requests(pair, lively, few, 0.2 if args.quick else 2.0))
+            for cores in sorted({max(1, about["threads"] - 1), about["threads"]}):
+                results["requests"].append(measure_requests(pair, lively, few, 0.2 if args.quick else 2.0, cores))
             results["memory"].append(measure_memory(pair, f"{max(links):g} MB/s", few))
         smallest = min(pairs, key=lambda pair: pair.bytes["teacher"])
         results["bytes"] = {"pair": smallest.name, "precisions": measure_bytes(smallest, Path(temporary) / "precisions")}

@@ -15,7 +15,7 @@ from .swapnet import SwapNet
 
 
 def convert(
-    folder: str | Path, target: str | Path, precision: Precision, data: Dataset | None = None
+    folder: str | Path, target: str | Path, precision: Precision, data: Dataset | None = None, compress: bool = False
 ) -> dict[str, float] | None:
     """Save the network of `folder` in `target` with its weights in another precision.
 
@@ -25,6 +25,7 @@ def convert(
         precision: see `precision.Precision`.
         data: measure all compositions of what was saved on its test images; without, the lattice that the manifest tells
             is left out, since it was measured at another precision.
+        compress: see `save_blocks`.
 
     Returns:
         Composition -> accuracy in percent, also in the new manifest's `extra`; None without data or for a single network.
@@ -36,12 +37,12 @@ def convert(
     about = {key: manifest[key] for key in ("classes", "mean", "std")}
     extra = {key: value for key, value in manifest["extra"].items() if key not in ("lattice", "accuracy")}
     net = load_blocks(folder)
-    save_blocks(net, target, dtype=precision, extra=extra, **about)
+    save_blocks(net, target, dtype=precision, compress=compress, extra=extra, **about)
     if data is None or not isinstance(net, SwapNet):
         return None
     stored = load_blocks(target).to(default_device())
     lattice = evaluate_lattice(stored, data.test.to(default_device())).set_index("composition").accuracy.round(2).to_dict()
-    save_blocks(net, target, dtype=precision, extra={**extra, "lattice": lattice}, **about)
+    save_blocks(net, target, dtype=precision, compress=compress, extra={**extra, "lattice": lattice}, **about)
     return lattice
 
 

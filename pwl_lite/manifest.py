@@ -4,6 +4,7 @@ A manifest comes from elsewhere, so each of its values is checked before anythin
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -12,7 +13,8 @@ from pathlib import Path
 from .errors import StoreError
 
 MANIFEST = "manifest.json"
-SCHEMA = 2
+SCHEMA = 3
+LARGEST_IMAGE = 1 << 24  # numbers: more than any network here is made for, and few enough for a test run with zeros
 NETWORKS = {"swapnet": ("teacher", "student"), "network": ("network",)}  # kind -> the networks it is made of
 
 
@@ -61,14 +63,19 @@ def check_manifest(manifest: object, source: str) -> dict:
         expect(fits(manifest[key]), f"{key} {manifest[key]!r}", expected)
     mean, std, kind = manifest["mean"], manifest["std"], manifest["kind"]
     expect(len(mean) == len(std), f"mean {mean!r} and std {std!r}", "as many of one as of the other")
-    for key, names in (("networks", NETWORKS[kind]), ("shards", shard_names(kind, manifest["num_blocks"]))):
+    n = manifest["num_blocks"]
+    for key, names in (("networks", NETWORKS[kind]), ("features", NETWORKS[kind]), ("shards", shard_names(kind, n))):
         missing, unknown = set(names) - set(manifest[key]), set(manifest[key]) - set(names)
         expect(not missing, f"{key} without {some(missing)}", f"all of {', '.join(names)}")
         expect(not unknown, f"{key} with {some(unknown)}", f"only {', '.join(names)}")
+    for name, shapes in manifest["features"].items():
+        expect(len(shapes) == n, f"{len(shapes)} features of {name}", f"the shapes of {n}")
     for name, entry in manifest["shards"].items():
         for key, (fits, expected) in SHARD_KEYS.items():
             found = entry.get(key) if isinstance(entry, dict) else entry
             expect(fits(found), f"shard {name!r} with {key} {found!r}", expected)
+        whole = entry.get("inflated", 0)
+        expect(_whole(whole), f"shard {name!r} with inflated {whole!r}", "a whole number, of bytes")
     return manifest
 
 
@@ -78,6 +85,11 @@ def _whole(x: object) -> bool:
 
 def _number(x: object) -> bool:
     return type(x) in (int, float) and abs(x) < 1e300  # neither NaN nor a whole number too large for a float
+
+
+def _features(x: object) -> bool:
+    """A shape of one image's features: (channels, height, width) or (tokens, channels)."""
+    return isinstance(x, list) and len(x) in (2, 3) and all(map(_whole, x)) and 0 < math.prod(x) <= LARGEST_IMAGE
 
 
 def _list(fits: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -92,6 +104,7 @@ KEYS = {  # of the manifest beside `schema`: what each may hold, and how to say 
     "kind": (lambda x: isinstance(x, str) and x in NETWORKS, f"one of {', '.join(NETWORKS)}"),
     "num_blocks": (lambda x: _whole(x) and 2 <= x <= 1000, "a whole number from 2 to 1000"),
     "networks": (_dict(lambda x: x is None or isinstance(x, dict)), "an object with configs (or null)"),
+    "features": (_dict(lambda x: isinstance(x, list) and all(map(_features, x))), "an object with shapes, for each network"),
     "input_shape": (_list(_whole), "a list of whole numbers"),
     "classes": (_list(lambda x: isinstance(x, str)), "a list of class names"),
     "mean": (_list(_number), "a list of numbers"),
@@ -101,8 +114,8 @@ KEYS = {  # of the manifest beside `schema`: what each may hold, and how to say 
 }
 SHARD_KEYS = {
     "file": (
-        lambda x: isinstance(x, str) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors", x)),
-        "a plain name that ends in '.safetensors', of a file in the folder itself",
+        lambda x: isinstance(x, str) and bool(re.fullmatch(r"[\w-][\w.-]*\.safetensors(\.zlib)?", x)),
+        "a plain name that ends in '.safetensors' or '.safetensors.zlib', of a file in the folder itself",
     ),
     "bytes": (_whole, "a whole number"),
     "sha256": (lambda x: isinstance(x, str) and bool(re.fullmatch("[0-9a-f]{64}", x)), "64 hex digits"),

@@ -11,8 +11,10 @@ import json
 import math
 import mmap
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +62,29 @@ def map_file(path: Path) -> tuple[Buffer, int]:
         return (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if length else bytearray()), length
 
 
+def inflate(buffer: Buffer, length: int, inflated: int, source: str) -> Buffer:
+    """What the first `length` bytes are compressed of, in pages of its own: exactly `inflated` bytes, or an error.
+
+    Raises:
+        StoreError: it is damaged, or has more or fewer bytes.
+    """
+    whole, at, stream = own_pages(inflated), 0, zlib.decompressobj()
+    try:
+        with memoryview(buffer) as view:
+            rest: Any = view[:length]
+            while not stream.eof and (piece := stream.decompress(rest, LARGE)):
+                if at + len(piece) > inflated:
+                    raise ValueError(f"over {inflated:,} bytes")
+                whole[at : at + len(piece)] = piece
+                at, rest = at + len(piece), stream.unconsumed_tail
+            del rest
+        if not stream.eof or at != inflated or stream.unused_data:
+            raise ValueError(f"{at:,} bytes, expected {inflated:,}")
+    except (zlib.error, ValueError) as error:
+        raise StoreError(f"{source}: cannot be inflated ({error}); copy it again") from error
+    return whole
+
+
 def parse_shard(buffer: Buffer, length: int, source: str) -> dict[str, Tensor]:
     """The tensors of a shard by name, as views of its first `length` bytes. `source` names it in errors.
 
@@ -70,7 +95,7 @@ def parse_shard(buffer: Buffer, length: int, source: str) -> dict[str, Tensor]:
         header, start = _header(buffer, length)
         tensors, end = {}, 0
         for name, (dtype, shape, first, last) in sorted(header.items(), key=lambda item: item[1][2:]):
-            if first != end or last - first != math.prod(shape) * dtype.itemsize:
+            if first != end or last - first != math.prod(shape) * dtype.itemsize or start + last > length:
                 raise ValueError(f"the numbers of {name!r} do not lie where they should")
             tensors[name], end = _view(buffer, dtype, shape, start + first), last
         if start + end != length:
@@ -86,6 +111,8 @@ def _header(buffer: Buffer, length: int) -> tuple[dict[str, tuple[torch.dtype, l
     if not 8 < start <= length:
         raise ValueError("its header is longer than the file")
     entries = json.loads(bytes(buffer[8:start]), object_pairs_hook=_without_repeats)
+    if not isinstance(entries, dict):
+        raise ValueError(f"its header is a {type(entries).__name__}")
     header = {}
     for name, entry in entries.items():
         if name == "__metadata__":

@@ -54,6 +54,7 @@ class Source:
 
                 limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
                 options["client_kwargs"] = {"timeout": limits, **options.get("client_kwargs", {})}
+                options["skip_instance_cache"] = True  # connections that another model has left open may be dead
             self.files = fsspec.filesystem(kind, **options)
         except (ImportError, ValueError) as error:
             raise StreamingError(
@@ -158,13 +159,13 @@ class Fetcher:
             StreamingError: stopped, or out of patience; says what went wrong last.
         """
         name = f"{self.source.address}/{entry['file']}"
-        if entry["bytes"] > largest:
-            raise StreamingError(f"{name}: {entry['bytes']:,} bytes declared, its network needs {largest:,} at most; refused")
+        if (declared := max(entry["bytes"], entry.get("inflated", 0))) > largest:
+            raise StreamingError(f"{name}: {declared:,} bytes declared, its network needs {largest:,} at most; refused")
         if self.source.folder is not None and not self.verify:
             return self._until_done(lambda: self._mapped(entry, name), stop, patience)
         if (cached := self._cached(entry)) is not None:
             self.on_bytes(entry["bytes"])
-            return decode_shard(cached, entry["bytes"], name)
+            return decode_shard(cached, entry, name)
         arrival = _Arrival(entry["bytes"])  # what has come stays over failed tries: the next one asks for the rest
         return self._until_done(lambda: self._arrive(entry, name, arrival, stop), stop, patience, arrival)
 
@@ -173,7 +174,7 @@ class Fetcher:
         buffer, length = map_file(self.source.folder / entry["file"])
         if length != entry["bytes"]:
             raise StoreError(f"{name}: {length} bytes, expected {entry['bytes']}; copy it again")
-        tensors = decode_shard(buffer, length, name)
+        tensors = decode_shard(buffer, entry, name)
         self.on_bytes(length)
         return tensors
 
@@ -191,7 +192,7 @@ class Fetcher:
         length, sha256, buffer = arrival.take()
         try:
             check_shard(length, sha256, entry, name)
-            tensors = decode_shard(buffer, length, name)
+            tensors = decode_shard(buffer, entry, name)
         except StoreError:
             self.on_bytes(-length)  # nothing in it can be trusted: the next try begins anew
             raise

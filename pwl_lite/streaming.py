@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blocknet import BlockNet
+from .blocknet import BlockNet, channels_of
 from .errors import CompositionError, PWLError, StoreError, StreamingError
 from .manifest import NETWORKS, needed_shards
 from .orders import best_composition, plan_order
@@ -117,7 +117,8 @@ class ProgressiveModel:
         self._control = RLock()  # held to decide what is loaded and to change what is there; never while waiting for bytes
         self._changed = Condition()  # notified at each event
         self._thread: Thread | None = None  # moves from composition to composition
-        self._fetching: Thread | None = None  # gets the next shard meanwhile
+        self._fetching: set[Thread] = set()  # get a shard each meanwhile
+        self._counting = Lock()
         self._asked = False  # whether a request has come since the last swap
         self._held: dict[str, nn.Module] = {}
         self._failures, self._last_error, self._cache_error = 0, None, None
@@ -134,10 +135,10 @@ class ProgressiveModel:
         self._goal = student = "S" * self.num_blocks
         if memory_budget is not None and self.memory(student) > memory_budget:
             raise StreamingError(f"memory_budget = {memory_budget:,}: the student alone needs {self.memory(student):,} bytes")
-        names = self._to_fetch([student])
+        fetches = self._to_fetch([student])
         try:
-            arriving = self._arriving(names, self._stop, patience)
-            self._shapes.prepare("teacher")  # while the student's first shard is on its way: it must be possible to build it
+            arriving = self._fetch(fetches[0], self._stop, patience)
+            self._shapes.prepare("teacher")  # while the student is on its way: it must be possible to build it
             self._move(student, arriving, self._stop)
         except BaseException:
             self._stop.set()
@@ -169,8 +170,8 @@ class ProgressiveModel:
                 all until used: faster, but they must not be changed meanwhile. Shards from elsewhere are always compared.
             memory_budget: bytes of weights that may answer; loading ends at the best composition that fits, and passes over
                 those that don't. A swap holds the parts that come and those that go for a moment.
-            on_event: called with each `Event`, in the thread that loads; what it raises is printed as a warning. It may call
-                every method but must not wait for what its own thread is to load.
+            on_event: called with each `Event`, in the threads that load (two may fail at the same time); what it raises is
+                printed as a warning. It may call every method but must not wait for what its own thread is to load.
             timeout: seconds without a byte after which a connection counts as broken.
             patience: seconds for which `open` puts up with failures.
             options: for fsspec's file system.
@@ -273,9 +274,11 @@ class ProgressiveModel:
                 goal = best_composition(self.lattice, start, self._fits)
             steps = plan_order(order, start, goal, self.lattice, self._bytes)
             steps = [c for c in steps if c == goal or self._fits(c)]
-            stop, names = self._take_over(goal, steps)
+            stop, fetches = self._take_over(goal, steps)
             bar = self._progress_bar() if progress else None
-            self._thread = Thread(target=self._load, args=(steps, names, stop, patience, bar), name="pwl-loading", daemon=True)
+            self._thread = Thread(
+                target=self._load, args=(steps, fetches, stop, patience, bar), name="pwl-loading", daemon=True
+            )
             self._thread.start()
         if not background:
             self.wait(goal)
@@ -297,8 +300,11 @@ class ProgressiveModel:
                     f"composition {composition!r}: {self.composition} answers, which lacks some of its teacher blocks; "
                     "expected one with fewer (load_teacher loads more)"
                 )
-            stop, names = self._take_over(composition, [composition])
-        self._move(composition, self._arriving(names, stop, patience), stop)
+            stop, fetches = self._take_over(composition, [composition])
+        try:
+            self._move(composition, self._fetch(fetches[0], stop, patience), stop)
+        finally:
+            stop.set()  # if one shard cannot come, nobody waits for the others
         _give_back_memory()
 
     def wait(self, until: str | None = None, timeout: float | None = None) -> str:
@@ -312,7 +318,7 @@ class ProgressiveModel:
         """
         if until is not None:
             check_composition(until, self.num_blocks)
-        if current_thread() in (self._thread, self._fetching) and self._thread is not None and not self._is_over(until):
+        if current_thread() in {self._thread, *self._fetching} and not self._is_over(until):
             raise StreamingError("on_event waits for the thread that calls it; wait in another one")
         with self._changed:
             if not self._changed.wait_for(lambda: self._is_over(until), timeout):
@@ -338,7 +344,7 @@ class ProgressiveModel:
             self._held.clear()
         with self._changed:
             self._changed.notify_all()
-        if thread is not None and current_thread() not in (thread, self._fetching):
+        if thread is not None and current_thread() not in {thread, *self._fetching}:
             thread.join(1)  # at once in general; one that waits for bytes of a stalled server ends at its timeout
 
     def __enter__(self) -> "ProgressiveModel":
@@ -358,7 +364,7 @@ class ProgressiveModel:
 
     # ---- loading, in the background
 
-    def _take_over(self, goal: str, steps: Sequence[str]) -> tuple[Flag, list[str]]:
+    def _take_over(self, goal: str, steps: Sequence[str]) -> tuple[Flag, list[list[str]]]:
         """Leave what is being loaded, for these steps to a goal: a flag that says when they are left in turn; what to fetch.
 
         The threads that were loading change nothing from now on, and end as soon as they notice. Nobody waits for them: one may
@@ -371,15 +377,15 @@ class ProgressiveModel:
             del self._held[name]
         return self._stop, self._to_fetch(steps)
 
-    def _to_fetch(self, steps: Sequence[str]) -> list[str]:
-        """The shards that are not there when they are needed, in this order; the total is counted anew."""
-        held, names = set(self._held), []
+    def _to_fetch(self, steps: Sequence[str]) -> list[list[str]]:
+        """For each step the shards that are not there when it comes; the total is counted anew."""
+        held, fetches = set(self._held), []
         for composition in steps:
             needed = needed_shards(composition)
-            names += [name for name in needed if name not in held]
+            fetches.append([name for name in needed if name not in held])
             held = set(needed)
-        self._total = self._done + sum(map(self._bytes, names))
-        return names
+        self._total = self._done + sum(self._bytes(name) for names in fetches for name in names)
+        return fetches
 
     @contextmanager
     def _unless(self, stop: Flag) -> Iterator[None]:
@@ -389,12 +395,19 @@ class ProgressiveModel:
                 raise StreamingError("stopped: the model was closed or asked for something else")
             yield
 
-    def _load(self, steps: Sequence[str], names: list[str], stop: Flag, patience: float | None, bar: Any) -> None:
+    def _load(self, steps: Sequence[str], fetches: list[list[str]], stop: Flag, patience: float | None, bar: Any) -> None:
         kind, reason = "done", None
         try:
-            arriving = self._arriving(names, stop, patience)
+            upcoming = deque(fetches)
+            arriving: dict[str, Future] = {}
+
+            def fetch_next() -> None:
+                if upcoming:
+                    arriving.update(self._fetch(upcoming.popleft(), stop, patience))
+
+            fetch_next()
             for composition in steps:
-                self._move(composition, arriving, stop, bar)
+                self._move(composition, arriving, stop, fetch_next, bar)
         except Exception as error:  # of whatever kind: the model goes on answering, and says why it loads no more
             kind, reason = "stopped", str(error) if isinstance(error, PWLError) else f"{type(error).__name__}: {error}"
         finally:
@@ -404,23 +417,37 @@ class ProgressiveModel:
         with self._control:
             if stop.is_set():
                 return
+            stop.set()  # if one shard cannot come, nobody waits for the others
             self._thread, self._last_error = None, reason
         self._tell(kind, reason or "")
 
-    def _move(self, composition: str, arriving: Iterator[dict[str, Tensor]], stop: Flag, bar: Any = None) -> None:
-        """Take what a composition needs as it arrives, let it answer, and free what is no longer needed."""
+    def _move(
+        self,
+        composition: str,
+        arriving: dict[str, Future],
+        stop: Flag,
+        fetch_next: Callable[[], None] = lambda: None,
+        bar: Any = None,
+    ) -> None:
+        """Take what a composition needs as it arrives, let it answer, and free what is no longer needed.
+
+        `fetch_next` is called when all of it is here: a link that waited until the last part is built would idle at each step.
+        """
         names = needed_shards(composition)
-        for name in names:
-            if name not in self._held:
-                part = self._shapes.filled(name, next(arriving))
-                if self._asked:  # else the next request comes sooner without
-                    self._warm_up(name, part)
-                with self._unless(stop):
-                    self._held[name] = part
-                if bar is not None:
-                    bar.set_postfix_str(composition)
-                    bar.update(self._done - bar.n)
-                self._tell("shard", name)
+        missing = [name for name in names if name not in self._held]
+        for name in missing:
+            tensors = [arriving.pop(name).result()]
+            if name == missing[-1]:
+                fetch_next()
+            part = self._shapes.filled(name, tensors.pop())  # which leaves no other reference to them
+            if self._asked:  # else the next request comes sooner without
+                self._warm_up(name, part)
+            with self._unless(stop):
+                self._held[name] = part
+            if bar is not None:
+                bar.set_postfix_str(composition)
+                bar.update(self._done - bar.n)
+            self._tell("shard", name)
         with self._unless(stop):
             self._serving = _Serving(composition, tuple(module for name in names for module in _modules(self._held[name])))
             self._asked = False
@@ -428,39 +455,30 @@ class ProgressiveModel:
                 del self._held[name]
         self._tell("swap")
 
-    def _arriving(self, names: list[str], stop: Flag, patience: float | None) -> Iterator[dict[str, Tensor]]:
-        """The tensors of these shards, one after the other; the first is on its way at once, each other while one is in use.
+    def _fetch(self, names: list[str], stop: Flag, patience: float | None) -> dict[str, Future]:
+        """Start to get shards, each in a thread; a future has the tensors of each or the error.
 
-        A link that had to wait until a block is built would idle at each of them.
+        All that a step needs is asked for at once, since it answers only when all is there.
         """
-        upcoming = [self._fetch(name, stop, patience) for name in names[:1]]
+        arriving: dict[str, Future] = {name: Future() for name in names}
 
-        def arrivals() -> Iterator[dict[str, Tensor]]:
-            for following in (*names[1:], None):
-                tensors = [upcoming.pop().result()]
-                if following is not None:
-                    upcoming.append(self._fetch(following, stop, patience))
-                yield tensors.pop()  # nothing here keeps them
-
-        return arrivals()
-
-    def _fetch(self, name: str, stop: Flag, patience: float | None) -> Future:
-        """Start to get a shard, in a thread; its tensors or the error are the future's."""
-        arrived: Future = Future()
-
-        def fetch() -> None:
+        def fetch(name: str) -> None:
             try:
                 entry = self.manifest["shards"][name]
                 tensors = self._fetcher.shard(entry, self._shapes.largest(name), stop, patience)
                 with self._unless(stop):
                     self._last_error = None
-                arrived.set_result(tensors)
+                arriving[name].set_result(tensors)
             except BaseException as error:  # whoever waits for the shard gets it
-                arrived.set_exception(error)
+                arriving[name].set_exception(error)
+            finally:
+                self._fetching.discard(current_thread())
 
-        thread = self._fetching = Thread(target=fetch, name="pwl-fetching", daemon=True)
-        thread.start()
-        return arrived
+        for name in names:
+            thread = Thread(target=fetch, args=(name,), name="pwl-fetching", daemon=True)
+            self._fetching.add(thread)
+            thread.start()
+        return dict(arriving)
 
     @torch.inference_mode()
     def _warm_up(self, name: str, part: nn.Module) -> None:
@@ -491,11 +509,13 @@ class ProgressiveModel:
     # ---- telling
 
     def _arrived(self, n: int) -> None:
-        self._done += n
+        with self._counting:
+            self._done += n
         self._recent.append((time.monotonic(), n))
 
     def _failed(self, reason: str, pause: float) -> None:
-        self._failures += 1
+        with self._counting:
+            self._failures += 1
         text = f"{reason}; tried again after {pause} s" if pause else reason
         if pause:
             self._last_error = text
@@ -538,12 +558,10 @@ class _Skeleton:
 
     def __init__(self, manifest: dict, networks: Mapping[str, BlockNet] | None, source: str):
         self.manifest, self.source = manifest, source
-        self.input_shape = manifest["input_shape"]
         self._given = networks
         self._taking = Lock()
         self._unused: dict[str, nn.Module] = {}  # built, and waiting for their weights
         self._states: dict[str, dict[str, Tensor]] = {}  # names, shapes and types: tensors on the device `meta`
-        self._features: dict[str, list[torch.Size]] = {}
         self.prepare("student")
 
     def network(self, kind: str) -> BlockNet:
@@ -572,11 +590,10 @@ class _Skeleton:
                 if name not in self._unused:
                     self.prepare(kind)
                 return self._unused.pop(name)
-        student, teacher = (self._channels(network, int(number)) for network in ("student", "teacher"))
-        sizes = (teacher, student) if kind == "encoder" else (student, teacher)
+        student, teacher = (self._features(network, int(number)) for network in ("student", "teacher"))
+        sizes = [channels_of(shape) for shape in ((teacher, student) if kind == "encoder" else (student, teacher))]
         with torch.device("meta"):
-            tokens = len(self._shape("student", int(number))) == 2
-            return nn.Linear(*sizes) if tokens else nn.Conv2d(*sizes, kernel_size=1)
+            return nn.Linear(*sizes) if len(student) == 2 else nn.Conv2d(*sizes, kernel_size=1)
 
     def memory(self, name: str) -> int:
         """Bytes of the weights in memory."""
@@ -603,44 +620,18 @@ class _Skeleton:
         """The shape of what the part gets for one image."""
         kind, _, number = name.rpartition("-")
         if kind in NETWORKS["swapnet"]:
-            return self._shape(kind, int(number) - 1) if int(number) > 1 else self.input_shape
-        return self._shape("teacher" if kind == "encoder" else "student", int(number))
+            return self._features(kind, int(number) - 1) if int(number) > 1 else self.manifest["input_shape"]
+        return self._features("teacher" if kind == "encoder" else "student", int(number))
 
-    def _shape(self, network: str, number: int) -> torch.Size:
-        """Of one image's features after a block: (channels, height, width) or (tokens, channels)."""
-        if network not in self._features:
-            try:
-                features = self._dry_run(self.network(network))
-            except (RuntimeError, ValueError, TypeError) as error:
-                raise StoreError(
-                    f"{self.source}: images of shape {self.input_shape} do not go through the {network}: {error}"
-                ) from error
-            self._features[network] = [f.shape[1:] for f in features]
-        return self._features[network][number - 1]
-
-    @torch.inference_mode()
-    def _dry_run(self, net: BlockNet) -> list[Tensor]:
-        """What the blocks put out for no image at all, or for one on the device `meta` where a network wants at least one.
-
-        Nothing is computed in either case, no weight is touched. On `meta` torch imports its compiler first: over a second.
-        """
-        with suppress(RuntimeError, ValueError):
-            return _without_weights(net, "cpu").eval().features(torch.zeros(0, *self.input_shape))
-        empty = _without_weights(net).to("meta").eval()  # a given network may have buffers elsewhere
-        return empty.features(torch.zeros(1, *self.input_shape, device="meta"))
-
-    def _channels(self, network: str, number: int) -> int:
-        shape = self._shape(network, number)
-        return shape[0] if len(shape) == 3 else shape[-1]
+    def _features(self, network: str, number: int) -> list[int]:
+        """Shape of one image's features after a block: (channels, height, width) or (tokens, channels)."""
+        return self.manifest["features"][network][number - 1]
 
 
-def _without_weights(net: BlockNet, device: str = "meta") -> BlockNet:
-    """A copy of a network whose weights are shapes only; the network itself stays as it is.
-
-    On the device `cpu` they have memory too, which the system does not give before it is used.
-    """
+def _without_weights(net: BlockNet) -> BlockNet:
+    """A copy of a network whose weights are shapes only; the network itself stays as it is."""
     empty: dict[int, Any] = {}
     for tensor in [*net.parameters(), *net.state_dict(keep_vars=True).values()]:
-        shape = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)  # empty_like would import sympy
+        shape = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")  # empty_like would import sympy
         empty[id(tensor)] = nn.Parameter(shape, requires_grad=False) if isinstance(tensor, nn.Parameter) else shape
     return copy.deepcopy(net, empty)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -76,12 +77,15 @@ def shards_of(requests: list[tuple[str, int]]) -> list[str]:
     return [file.removesuffix(".safetensors") for file, _ in requests if file != MANIFEST]
 
 
+def steps(compositions: list[str]) -> list[list[str]]:
+    """What is fetched for each of the compositions that a way goes through."""
+    before = [[], *map(needed_shards, compositions)]
+    return [[name for name in new if name not in old] for old, new in pairwise(before)]
+
+
 def new_shards(compositions: list[str]) -> list[str]:
-    """What is fetched on the way through compositions, in turn."""
-    held: list[str] = []
-    for composition in compositions:
-        held += [name for name in needed_shards(composition) if name not in held]
-    return held
+    """What is fetched on the way through compositions."""
+    return [name for step in steps(compositions) for name in step]
 
 
 def swaps(events: list[Event]) -> list[str]:

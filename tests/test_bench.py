@@ -31,7 +31,7 @@ def test_the_result_says_what_was_measured_where(measured):
     assert about["threads"] > 0 and about["torch"] and about["device"]
     assert settings["runs"] == 1 and settings["quick"] and settings["links"] == [2.0]
     assert "posix_fadvise" in settings["cold"] or "copy" in settings["cold"]
-    assert set(results) == {"pairs", "imports", "loads", "requests", "memory", "bytes", "goals"}
+    assert set(results) == {"cores", "pairs", "imports", "loads", "requests", "memory", "bytes", "goals"}
     assert {(x["place"], x["loader"]) for x in results["loads"]} == {
         ("disk, warm", "ours"),
         ("disk, warm", "ours, verify=False"),
@@ -65,13 +65,16 @@ def test_on_a_limited_link_the_student_answers_long_before_the_teacher(measured)
 
 
 def test_requests_while_streaming_are_compared_with_those_at_rest(measured):
-    (row,) = measured["results"]["requests"]
-    assert row["place"] == "2 MB/s" and {"SSSS", "TSSS"} <= set(row["compositions"]) <= {"SSSS", "TSSS", "TTSS", "TTTS", "TTTT"}
-    for composition in row["compositions"].values():
-        for state in ("streaming", "rest"):
-            assert 0 < composition[state]["p50"] <= composition[state]["p99"] and composition[state]["n"] > 0
-        assert composition["ratio of p99"] > 0
-    assert 0 < row["longest"]["swaps"] < 1 and 0 <= row["longest"]["pauses"] < 10
+    rows, cores = measured["results"]["requests"], measured["results"]["cores"]
+    assert [row["cores"] for row in rows] == sorted({max(1, cores - 1), cores})  # one core left to what streams, and none
+    for row in rows:
+        assert row["place"] == "2 MB/s"
+        assert {"SSSS", "TSSS"} <= set(row["compositions"]) <= {"SSSS", "TSSS", "TTSS", "TTTS", "TTTT"}
+        for composition in row["compositions"].values():
+            for state in ("streaming", "rest"):
+                assert 0 < composition[state]["p50"] <= composition[state]["p99"] and composition[state]["n"] > 0
+            assert composition["ratio of p99"] > 0
+        assert 0 < row["longest"]["swaps"] < 1 and 0 <= row["longest"]["pauses"] < 10
 
 
 def test_memory_is_compared_with_the_weights(measured):

@@ -108,9 +108,10 @@ def test_one_network_comes_back_bit_for_bit(tmp_path):
 
 def test_manifest_says_what_is_there(saved):
     manifest = read_manifest(saved)
-    assert manifest["schema"] == 2 and manifest["kind"] == "swapnet" and manifest["num_blocks"] == 3
+    assert manifest["schema"] == 3 and manifest["kind"] == "swapnet" and manifest["num_blocks"] == 3
     assert manifest["classes"] == ["a", "b", "c"] and manifest["mean"] == [0.5, 0.4, 0.3]
     assert manifest["input_shape"] == [3, 32, 32]
+    assert set(manifest["features"]) == {"teacher", "student"} and len(manifest["features"]["student"]) == 3
     assert list(manifest["shards"]) == shard_names("swapnet", 3)
     assert {f.name for f in saved.iterdir()} == {MANIFEST, *(e["file"] for e in manifest["shards"].values())}
     for entry in manifest["shards"].values():
@@ -274,8 +275,8 @@ def test_pickle_is_refused_and_does_not_run(saved, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"schema": 3}, "schema 3, expected 2"),
-        ({"schema": True}, "schema True, expected 2"),
+        ({"schema": 2}, "schema 2, expected 3"),
+        ({"schema": True}, "schema True, expected 3"),
         ({"kind": "recipe"}, "kind 'recipe', expected one of swapnet, network"),
         ({"kind": "network"}, "networks without 'network', expected all of network"),
         ({"num_blocks": 4}, "shards without 'decoder-3', 'encoder-3', 'student-4' and 1 more, expected all of"),

@@ -28,6 +28,7 @@ from streaming_for_tests import (
     save,
     shards_of,
     small,
+    steps,
     swaps,
     wait_for,
 )
@@ -102,7 +103,11 @@ def test_every_composition_on_the_way_answers_as_swapnet_does(folder, expected, 
     assert [composition for _, composition in answers] == way
     for logits, composition in answers:
         assert torch.equal(logits, expected[composition])
-    assert shards_of(server.requests) == new_shards(["SSS", *way])
+    asked = shards_of(server.requests)
+    for step in steps(["SSS", *way]):  # all of a step at once, and step after step
+        assert sorted(asked[: len(step)]) == sorted(step)
+        del asked[: len(step)]
+    assert not asked
 
 
 def test_the_best_order_is_not_the_prefix_order_here(folder):
@@ -161,7 +166,7 @@ def test_a_resnet_and_many_small_layers_stream(tmp_path):
 def test_opening_fetches_the_student_and_nothing_else(server):
     with opened(server.url):
         pass
-    assert shards_of(server.requests) == ["student-1", "student-2", "student-3"]
+    assert sorted(shards_of(server.requests)) == ["student-1", "student-2", "student-3"]
 
 
 def test_prefix_needs_no_decoder_and_one_encoder_at_a_time(server):
@@ -177,7 +182,8 @@ def test_prefix_needs_no_decoder_and_one_encoder_at_a_time(server):
         model.load_teacher("prefix", background=False)
     asked = shards_of(server.requests)
     assert not [name for name in asked if name.startswith("decoder")]
-    assert asked[3:] == ["teacher-1", "encoder-1", "teacher-2", "encoder-2", "teacher-3"]
+    assert set(asked[3:5]) == {"teacher-1", "encoder-1"} and set(asked[5:7]) == {"teacher-2", "encoder-2"}
+    assert asked[7:] == ["teacher-3"]
     assert {"encoder-1"} in converters and {"encoder-2"} in converters
     at_swaps = [held for held in converters if len(held) > 1]
     assert all(held == {"encoder-1", "encoder-2"} for held in at_swaps)  # the moment before a swap, in which both are there
@@ -408,7 +414,7 @@ def test_events_and_their_order(folder):
     ]  # fmt: skip
     seconds, arrived = [e.seconds for e in events], [e.bytes for e in events]
     assert seconds == sorted(seconds) and seconds[0] > 0 and arrived == sorted(arrived)
-    assert size(folder, ["student-1"]) <= arrived[0] <= size(folder, ["student-1", "student-2"])  # the next is on its way
+    assert size(folder, ["student-1"]) <= arrived[0] <= arrived[2] == size(folder, ["student-1", "student-2", "student-3"])
     assert arrived[-1] == size(folder, new_shards(["SSS", "TSS", "TTS", "TTT"]))
     assert [e.composition for e in events[:4]] == ["", "", "", "SSS"]
 
