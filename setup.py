@@ -1,4 +1,4 @@
-"""Lets the records, weights, benchmarks and published numbers of data/ travel inside the package as pwl_lite/_data.
+"""Lets the records, weights, benchmarks, plans and published numbers of data/ travel inside the package as pwl_lite/_data.
 
 A chapter that runs alone (on Colab, say) has only the installed package and must find them there. An editable
 install copies nothing: the checkout's own data/ is in reach. Everything else about the package stands in
@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("results", "weights", "benchmarks", "published.csv")
+SHIPPED = ("results", "weights", "benchmarks", "plans", "published.csv")
 
 
 class BuildWithData(build_py):

@@ -32,6 +32,7 @@ _HOMES = {
         "contiguous_orders",
         "dips",
         "loading_order",
+        "order_freedom",
         "path",
     ],
     "datasets": ["Dataset", "Split", "augment", "load_dataset"],

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .errors import CompositionError, PWLError
 from .records import Record
-from .swapnet import all_compositions, path
+from .swapnet import all_compositions, lattice_steps, path
 
 # Okabe and Ito's colours, told apart by all common kinds of colour vision; markers and dashes say it again.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -92,7 +92,7 @@ def lattice(values: Accuracies, title: str = "") -> Figure:
     tallest = max(map(len, columns))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         fig, ax = plt.subplots(figsize=(7.2, 0.75 * tallest + 0.9), layout="constrained")
-        for before, after in _edges(accuracy):
+        for before, after in lattice_steps(n):
             lost = accuracy[before] - accuracy[after]
             look = {"color": "#b5b5b5", "lw": 0.9}
             if lost > 0:
@@ -187,11 +187,6 @@ def order_label(order: Order) -> str:
 def _t_first(composition: str) -> str:
     """Sorting key that puts prefix compositions (TTSS) on top and suffix ones (SSTT) at the bottom."""
     return composition.replace("T", "A")
-
-
-def _edges(accuracy: Mapping[str, float]) -> list[tuple[str, str]]:
-    """All (composition, the same with one more teacher block)."""
-    return [(c, c[:i] + "T" + c[i + 1 :]) for c in accuracy for i in range(len(c)) if c[i] == "S"]
 
 
 def _byte_unit(largest: float) -> tuple[float, str]:

@@ -187,6 +187,36 @@ class Dip(NamedTuple):
     points: float
 
 
+def lattice_steps(num_blocks: int) -> list[tuple[str, str]]:
+    """All pairs (composition, the same with one more teacher block): every step of every loading order."""
+    return [(c, f"{c[:i]}T{c[i + 1 :]}") for c in all_compositions(num_blocks) for i in range(num_blocks) if c[i] == "S"]
+
+
+class OrderFreedom(NamedTuple):
+    """How far a pair is from being loadable in any order, in percentage points.
+
+    Attributes:
+        student: accuracy of the student alone, in percent.
+        worst: the composition with the lowest accuracy.
+        below: by how much it is below the student; 0 if none is.
+        largest: the step with the largest loss of all loading orders; its points are 0 or negative if no step loses any.
+    """
+
+    student: float
+    worst: str
+    below: float
+    largest: Dip
+
+
+def order_freedom(accuracy: Mapping[str, float]) -> OrderFreedom:
+    """What a lattice (composition -> percent) says about loading in any order. Raises KeyError if it is not complete."""
+    num_blocks = len(next(iter(accuracy)))
+    worst = min(all_compositions(num_blocks), key=accuracy.__getitem__)
+    largest = max((Dip(a, b, accuracy[a] - accuracy[b]) for a, b in lattice_steps(num_blocks)), key=lambda dip: dip.points)
+    student = accuracy["S" * num_blocks]
+    return OrderFreedom(student, worst, student - accuracy[worst], largest)
+
+
 def dips(accuracy: Mapping[str, float], order: str | Sequence[int]) -> list[Dip]:
     """The dips along a loading order.
 

@@ -17,6 +17,7 @@ BUILT_FROM = (
     "data/results",
     "data/weights",
     "data/benchmarks",
+    "data/plans",
     "data/published.csv",
 )
 

@@ -110,7 +110,7 @@ def test_wheel_holds_the_package_and_the_shipped_data(wheel):
     package = (ROOT / "pwl_lite").rglob("*")
     expected = {str(p.relative_to(ROOT)) for p in package if p.suffix in (".py", ".js", ".css")}
     shipped = [ROOT / "data" / "published.csv"]
-    for folder in ("results", "weights", "benchmarks"):
+    for folder in ("results", "weights", "benchmarks", "plans"):
         shipped += [path for path in (ROOT / "data" / folder).rglob("*") if path.is_file()]
     expected |= {f"pwl_lite/_data/{path.relative_to(ROOT / 'data')}" for path in shipped}
     assert inside == expected
