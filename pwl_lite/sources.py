@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import PWLError, SaveError, StoreError, StreamingError
 from .files import atomic_path
-from .manifest import MANIFEST, parse_manifest
+from .manifest import MANIFEST, parse_manifest, read_manifest
 from .shards import Buffer, map_file, own_pages, read_into_pages
 from .store import check_shard, decode_shard, sha256_of
 
@@ -143,7 +143,17 @@ class Fetcher:
         self.on_bytes, self.on_error = on_bytes, on_error
 
     def manifest(self, stop: Flag, patience: float) -> dict:
-        """The manifest. Raises StreamingError where none has come after `patience` seconds."""
+        """The manifest.
+
+        Raises:
+            StoreError: a local folder has none, or another one than `save_blocks` writes: waiting would not help.
+            StreamingError: from elsewhere, none has come after `patience` seconds.
+        """
+        if self.source.folder is not None:
+            try:
+                return self.source.manifest()
+            except OSError:
+                return read_manifest(self.source.folder)  # which says what is missing
         return self._until_done(self.source.manifest, stop, patience)
 
     def shard(self, entry: dict[str, Any], largest: int, stop: Flag, patience: float | None) -> dict[str, Tensor]:

@@ -173,11 +173,11 @@ class ProgressiveModel:
             on_event: called with each `Event`, in the threads that load (two may fail at the same time); what it raises is
                 printed as a warning. It may call every method but must not wait for what its own thread is to load.
             timeout: seconds without a byte after which a connection counts as broken.
-            patience: seconds for which `open` puts up with failures.
+            patience: seconds for which `open` puts up with failures; a local folder without a good manifest is refused at once.
             options: for fsspec's file system.
 
         Raises:
-            StoreError: the folder holds no teacher and student, or networks that cannot be built.
+            StoreError: the folder is not there or holds no teacher and student, or networks that cannot be built.
             StreamingError: nothing came within `patience`; the student does not fit into `memory_budget`; an unknown kind of
                 address.
         """
