@@ -14,6 +14,7 @@ from .errors import StoreError, UnknownNameError
 from .shards import empty_pages
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+KINDS = ("teacher", "student", "encoder", "decoder", "network")
 SCALE = "::scale"  # the name of an int8 weight's scales is the weight's own with this behind it
 
 Precision = torch.dtype | Mapping[str, torch.dtype] | None
@@ -25,8 +26,11 @@ def precision_of(shard: str, precision: Precision) -> torch.dtype | None:
     """The type in which the weights of a shard, such as `student-2`, are stored; None for their own.
 
     Raises:
-        UnknownNameError: the type is none of `PRECISIONS`.
+        UnknownNameError: the type is none of `PRECISIONS`, or there is no such kind of shard.
     """
+    for kind in precision if isinstance(precision, Mapping) else ():
+        if kind not in KINDS:
+            raise UnknownNameError("kind of shard", kind, KINDS)
     dtype = precision.get(shard.rpartition("-")[0]) if isinstance(precision, Mapping) else precision
     if dtype is not None and dtype not in PRECISIONS.values():
         raise UnknownNameError("precision", dtype, PRECISIONS)

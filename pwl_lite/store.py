@@ -126,7 +126,8 @@ def load_blocks(
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    net = build_from_manifest(manifest, networks, source=str(folder / MANIFEST))
+    identity = manifest["kind"] == "swapnet" and not read_shard(folder, manifest, "encoder-1", verify=verify)
+    net = build_from_manifest(manifest, networks, source=str(folder / MANIFEST), identity=identity)
     contents = []
     for name, part in shard_parts(net).items():
         tensors = read_shard(folder, manifest, name, verify=verify)
@@ -149,9 +150,11 @@ def shard_parts(net: SwapNet | BlockNet) -> dict[str, nn.Module]:
 
 
 def build_from_manifest(
-    manifest: dict, networks: Mapping[str, BlockNet] | None = None, source: str = MANIFEST
+    manifest: dict, networks: Mapping[str, BlockNet] | None = None, source: str = MANIFEST, identity: bool = False
 ) -> SwapNet | BlockNet:
     """The network that a manifest describes, its weights still to be read. The random state stays as it was.
+
+    With `identity` a pair has no converters, see `SwapNet`.
 
     Raises:
         StoreError: a config is null or cannot be built, or the given `networks` are not the manifest's.
@@ -159,7 +162,7 @@ def build_from_manifest(
     built = build_networks(manifest, networks, source)
     try:
         with torch.random.fork_rng(devices=[]):
-            return SwapNet(*built.values()) if manifest["kind"] == "swapnet" else built["network"]
+            return SwapNet(*built.values(), identity=identity) if manifest["kind"] == "swapnet" else built["network"]
     except PWLError as error:
         raise StoreError(f"{source}: teacher and student do not fit together: {error}") from error
 

@@ -111,6 +111,8 @@ def test_types_by_kind_of_shard():
     assert precision_of("student-2", MIXED) == torch.int8 and precision_of("teacher-10", MIXED) == torch.float16
     assert precision_of("decoder-1", MIXED) is None and precision_of("network-1", None) is None
     assert precision_of("network-1", torch.bfloat16) == torch.bfloat16
+    with pytest.raises(UnknownNameError, match="kind of shard 'students': expected one of teacher, student, encoder"):
+        precision_of("student-2", {"students": torch.int8})
     for wrong in (torch.float64, torch.int16, torch.bool, "int8"):
         with pytest.raises(UnknownNameError, match=r"precision .*: expected one of float32, float16, bfloat16, int8"):
             precision_of("student-1", {"student": wrong})

@@ -106,6 +106,17 @@ def test_one_network_comes_back_bit_for_bit(tmp_path):
     assert {f.name for f in tmp_path.glob("*.safetensors")} == {f"network-{i}.safetensors" for i in (1, 2, 3)}
 
 
+def test_a_pair_without_converters_comes_back(tmp_path):
+    teacher, student = stirred(vgg(STUDENT)), stirred(vgg(STUDENT))
+    net = SwapNet(teacher, student, identity=True).eval()
+    save_blocks(net, tmp_path, **META)
+    loaded = load_blocks(tmp_path)
+    assert loaded.identity and state_hash(loaded) == state_hash(net)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert all(torch.equal(loaded(images, c), net(images, c)) for c in all_compositions(3))
+
+
 def test_manifest_says_what_is_there(saved):
     manifest = read_manifest(saved)
     assert manifest["schema"] == 3 and manifest["kind"] == "swapnet" and manifest["num_blocks"] == 3
