@@ -157,19 +157,21 @@ def serve_requests(task: Task) -> Task:
 
 
 def memory_use(task: Task) -> Task:
-    """Bytes of this process above what it has after its imports and the answer of a network of a few weights (resident, as the
-    kernel counts it): at most while loading, after the first answer, and after `unload_to` the student again.
+    """Bytes of this process above what it has after its imports and the answers of two networks like these, which are gone
+    again (resident, as the kernel counts it): at most while loading, after the first answer, and after `unload_to` the student.
+    What torch takes to run such networks at all is thereby left out.
 
     Also what they are compared to, in bytes of weights as held in memory: student, teacher, the largest shard.
     """
     import torch
 
     from .networks import build_network
-    from .streaming import ProgressiveModel
+    from .streaming import ProgressiveModel, give_back_memory
 
-    small = build_network({"family": "vgg", "layers": ["8 M 8", "8 M 8"]})
-    with torch.inference_mode():
-        small.eval()(torch.zeros(1, 3, 32, 32))
+    for name in ("student", "teacher"):
+        with torch.inference_mode():
+            build_network(task["manifest"]["networks"][name]).eval()(_image(task["manifest"]))
+    give_back_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     base = _resident("VmRSS")
@@ -300,6 +302,7 @@ def python(*words: str) -> subprocess.Popen:
     roots = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is not compiled at each start
+    env["MALLOC_ARENA_MAX"] = "1"  # as chapter 6 advises: else glibc keeps a heap for each thread that has run
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
 
@@ -433,7 +436,7 @@ def measure_requests(pair: Pair, place: str, runs: int, seconds: float, cores: i
 
 def measure_memory(pair: Pair, place: str, runs: int) -> Task:
     """Medians of what `memory_use` says, over a link, in bytes."""
-    answers = measure_over_link(pair, place, runs, "memory")
+    answers = measure_over_link(pair, place, runs, "memory", manifest=pair.manifest)
     keys = ("peak", "first answer", "unloaded", "student", "teacher", "largest shard")
     return {"pair": pair.name, "place": place, "n": runs} | {k: round(statistics.median(a[k] for a in answers)) for k in keys}
 

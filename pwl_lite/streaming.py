@@ -305,7 +305,7 @@ class ProgressiveModel:
             self._move(composition, self._fetch(fetches[0], stop, patience), stop)
         finally:
             stop.set()  # if one shard cannot come, nobody waits for the others
-        _give_back_memory()
+        give_back_memory()
 
     def wait(self, until: str | None = None, timeout: float | None = None) -> str:
         """Wait until all teacher blocks of a composition answer; by default until loading ends. Returns what answers then.
@@ -413,7 +413,7 @@ class ProgressiveModel:
         finally:
             if bar is not None:
                 bar.close()
-        _give_back_memory()
+        give_back_memory()
         with self._control:
             if stop.is_set():
                 return
@@ -542,7 +542,7 @@ class ProgressiveModel:
         return tqdm(total=self._total, initial=self._done, unit="B", unit_scale=True, desc="teacher")
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Ask the C library (glibc does) to return freed memory to the system: it keeps much of what blocks and arrivals had."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
