@@ -161,6 +161,7 @@ def train(
             sums: dict[str, Tensor] = {}
             with _random_numbers_of(recipe.seed, epoch):
                 for step, (images, targets) in enumerate(_batches(split, recipe, memory_format), start=1):
+                    objective.start_step(((epoch - 1) * steps + step - 1) / total)
                     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                         terms = objective.terms(images, targets)
                     optimizer.zero_grad(set_to_none=True)

@@ -6,11 +6,13 @@ from ..blocknet import BlockNet
 from ..errors import TrainingError, UnknownNameError
 from ..swapnet import SwapNet
 from .contrastive import CRD
+from .curriculum import CurriculumExtraction, PCACurriculum, ProgressiveCheckpoints
 from .dkd import DKD
 from .features import AttentionTransfer, FeatureDistillation, FitNet, RelationalKD
 from .kd import KD, kd_divergence
 from .objective import Objective
 from .progressive import AUTHORS, ProgressiveDistillation, feature_distance
+from .projections import PROJECTIONS, projection_matrix
 from .sampling import SAMPLERS, even_composition, prefix_composition, random_composition
 from .supervised import Supervised
 
@@ -22,6 +24,11 @@ OBJECTIVES = {
     "attention": AttentionTransfer,
     "relational": RelationalKD,
     "crd": CRD,
+    "checkpoints": lambda teacher, student, checkpoints=(), **settings: ProgressiveCheckpoints(
+        [*checkpoints, teacher], student, **settings
+    ),
+    "extraction": CurriculumExtraction,
+    "pca": PCACurriculum,
     "progressive": lambda teacher, student, identity=False, **settings: ProgressiveDistillation(
         SwapNet(teacher, student, identity), **settings
     ),
@@ -55,11 +62,15 @@ __all__ = [
     "DKD",
     "KD",
     "OBJECTIVES",
+    "PROJECTIONS",
     "SAMPLERS",
     "AttentionTransfer",
+    "CurriculumExtraction",
     "FeatureDistillation",
     "FitNet",
     "Objective",
+    "PCACurriculum",
+    "ProgressiveCheckpoints",
     "ProgressiveDistillation",
     "RelationalKD",
     "Supervised",
@@ -68,5 +79,6 @@ __all__ = [
     "feature_distance",
     "kd_divergence",
     "prefix_composition",
+    "projection_matrix",
     "random_composition",
 ]

@@ -34,6 +34,9 @@ class Objective(ABC):
         """`train` calls this before each epoch, for objectives that change on the way."""
         self.progress = progress
 
+    def start_step(self, progress: float) -> None:  # noqa: B027
+        """`train` calls this before each step, for objectives that change within an epoch; most do not."""
+
     def param_groups(self) -> list[dict[str, Any]]:
         """What to optimise: `{"params": [...], "lr_scale": factor on the recipe's learning rate}`."""
         return [{"params": [p for p in self.model.parameters() if p.requires_grad], "lr_scale": 1.0}]
