@@ -275,9 +275,8 @@ def train_stream(task: SparseParity, stages: Sequence[Stage], settings: StreamSe
     if len(lrs) != len(seeds) or not seeds:
         raise TrainingError(f"lr = {settings.lr}: expected one number, or one for each of the {len(seeds)} seeds")
     if not stages or any(stage.samples < settings.batch_size for stage in stages):
-        raise TrainingError(
-            f"stages {[s.samples for s in stages]}: expected one or more, of at least {settings.batch_size} samples"
-        )
+        lengths = [stage.samples for stage in stages]
+        raise TrainingError(f"stages of {lengths} samples: expected at least one stage, of at least {settings.batch_size}")
     rate = torch.tensor(lrs).view(-1, 1, 1)
     student = Stack.of([parity_mlp(task.n, settings.width, settings.hidden_layers, seed) for seed in seeds])
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

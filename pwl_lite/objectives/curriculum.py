@@ -94,7 +94,7 @@ class CurriculumExtraction(Curriculum):
 
     Raises:
         NetworkError: there is no such block, or features differ in height or width.
-        TrainingError: shares or dimensions that do not fit.
+        TrainingError: no blocks, or shares or dimensions that do not fit.
         UnknownNameError: no such projection or loss.
     """
 
@@ -113,6 +113,8 @@ class CurriculumExtraction(Curriculum):
         seed: int = 0,
     ):
         self.blocks = list(range(1, student.num_blocks)) if blocks is None else list(blocks)
+        if not self.blocks:
+            raise TrainingError("blocks = []: expected at least one; without any, KD does the same")
         self.shares = [0.5 / len(self.blocks)] * len(self.blocks) if shares is None else list(shares)
         if len(self.shares) != len(self.blocks):
             raise TrainingError(
