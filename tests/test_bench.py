@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from pwl_lite import bench
+from pwl_lite import bench, bench_tasks
 from pwl_lite.__main__ import main
 from pwl_lite.server import ShardServer
 
@@ -99,7 +99,7 @@ def test_bytes_are_those_of_real_shards(measured):
 def test_every_loader_of_the_teacher_alone_answers(pair, loader, over_a_link):
     with ShardServer(pair.folder) as server:
         place = server.url if over_a_link else str(pair.folder)
-        answer = bench.load_alone({"loader": loader, "place": place, "manifest": pair.manifest})
+        answer = bench_tasks.load_alone({"loader": loader, "place": place, "manifest": pair.manifest})
     assert 0 < answer["whole"] < 60
 
 
