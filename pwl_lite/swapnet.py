@@ -210,7 +210,7 @@ class OrderFreedom(NamedTuple):
 
 def order_freedom(accuracy: Mapping[str, float]) -> OrderFreedom:
     """What a lattice (composition -> percent) says about loading in any order. Raises KeyError if it is not complete."""
-    num_blocks = len(next(iter(accuracy)))
+    num_blocks = len(next(iter(accuracy.keys())))  # of a Series too
     worst = min(all_compositions(num_blocks), key=accuracy.__getitem__)
     largest = max((Dip(a, b, accuracy[a] - accuracy[b]) for a, b in lattice_steps(num_blocks)), key=lambda dip: dip.points)
     student = accuracy["S" * num_blocks]
@@ -224,6 +224,6 @@ def dips(accuracy: Mapping[str, float], order: str | Sequence[int]) -> list[Dip]
         accuracy: percent for each composition (a lattice, or at least the compositions of the path).
         order: as in `loading_order`.
     """
-    steps = path(order, len(next(iter(accuracy))))
+    steps = path(order, len(next(iter(accuracy.keys()))))
     drops = (Dip(a, b, accuracy[a] - accuracy[b]) for a, b in pairwise(steps))
     return [dip for dip in drops if dip.points > 0]

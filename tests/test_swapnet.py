@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 import torch
 from naive_pwl import one_pass
@@ -185,6 +186,7 @@ def test_how_far_a_lattice_is_from_being_loadable_in_any_order():
     assert found == (90.0, "TT", 2.0, ("ST", "TT", 3.0))
     found = pwl.order_freedom({"SS": 90.0, "TS": 91.0, "ST": 90.5, "TT": 92.0})
     assert found == (90.0, "SS", 0.0, ("SS", "ST", -0.5))
+    assert pwl.order_freedom(pd.Series({"SS": 90.0, "TS": 91.0, "ST": 90.5, "TT": 92.0})) == found
     assert len(lattice_steps(4)) == 4 * 2**3  # each of 4 blocks, whatever the other 3 are
     every = {step for order in pwl.all_orders(3) for step in pairwise(pwl.path(order, 3))}
     assert every == set(lattice_steps(3))
