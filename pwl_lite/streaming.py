@@ -138,6 +138,7 @@ class ProgressiveModel:
             self._move(student, arriving, self._stop)
         except BaseException:
             self._stop.set()
+            self._wait_for_readers()
             raise
 
     @classmethod
@@ -301,6 +302,7 @@ class ProgressiveModel:
             self._move(composition, self._fetch(fetches[0], stop, patience), stop)
         finally:
             stop.set()  # if one shard cannot come, nobody waits for the others
+            self._wait_for_readers()
         give_back_memory()
 
     def wait(self, until: str | None = None, timeout: float | None = None) -> str:
@@ -342,6 +344,7 @@ class ProgressiveModel:
             self._changed.notify_all()
         if thread is not None and current_thread() not in {thread, *self._fetching}:
             thread.join(1)  # at once in general; one that waits for bytes of a stalled server ends at its timeout
+        self._wait_for_readers()
 
     def __enter__(self) -> "ProgressiveModel":
         return self
@@ -414,6 +417,10 @@ class ProgressiveModel:
             if stop.is_set():
                 return
             stop.set()  # if one shard cannot come, nobody waits for the others
+        self._wait_for_readers()
+        with self._control:
+            if self._stop is not stop:  # somebody has taken over meanwhile
+                return
             self._thread, self._last_error = None, reason
         self._tell(kind, reason or "")
 
@@ -475,6 +482,15 @@ class ProgressiveModel:
             self._fetching.add(thread)
             thread.start()
         return dict(arriving)
+
+    def _wait_for_readers(self) -> None:
+        """Wait for what still reads a local folder: once nobody loads, its files may be replaced.
+
+        A mapped file must not be, as long as somebody does: the system ends the process that reads where the file has ended.
+        """
+        if self._source.folder is not None:
+            for thread in self._fetching - {current_thread()}:
+                thread.join(1)
 
     @torch.inference_mode()
     def _warm_up(self, name: str, part: nn.Module) -> None:

@@ -779,3 +779,20 @@ def test_options_reach_the_file_system(server):
 def test_status_is_plain_json(server):
     with opened(server.url) as model:
         assert json.loads(json.dumps(asdict(model.status)))["composition"] == "SSS"
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_nobody_reads_a_folder_any_more_when_loading_has_ended(folder, tmp_path, verify):
+    """Its files may be replaced then, also mapped ones: a shard that is replaced while it is read ends the process."""
+    shutil.copytree(folder, tmp_path / "net")
+    replace_shard(tmp_path / "net", "encoder-1", b"nothing")
+    with opened(tmp_path / "net", verify=verify) as model:
+        for _ in range(20):
+            with pytest.raises(StreamingError, match=r"encoder-1\.safetensors: not a safetensors file"):
+                model.load_teacher(background=False, patience=0.0)
+            assert not model._fetching
+    replace_shard(tmp_path / "net", "student-2", b"nothing")
+    for _ in range(20):
+        with pytest.raises(StreamingError, match=r"student-2\.safetensors: not a safetensors file"):
+            opened(tmp_path / "net", verify=verify, patience=0.0).__enter__()
+        assert not [t for t in threading.enumerate() if t.name == "pwl-fetching"]
