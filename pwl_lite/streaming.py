@@ -467,7 +467,8 @@ class ProgressiveModel:
 
         def fetch(name: str) -> None:
             try:
-                entry = self.manifest["shards"][name]
+                with self._unless(stop):
+                    entry = self.manifest["shards"][name]
                 tensors = self._fetcher.shard(entry, self._shapes.largest(name), stop, patience)
                 with self._unless(stop):
                     self._last_error = None
@@ -490,7 +491,8 @@ class ProgressiveModel:
         """
         if self._source.folder is not None:
             for thread in self._fetching - {current_thread()}:
-                thread.join(1)
+                with suppress(RuntimeError):  # not started yet: if it is to stop, it will read nothing
+                    thread.join(1)
 
     @torch.inference_mode()
     def _warm_up(self, name: str, part: nn.Module) -> None:
