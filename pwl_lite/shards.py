@@ -1,7 +1,6 @@
 """Shards in memory: they arrive in pages of their own, and their tensors are views of these pages.
 
-Nothing is copied between arrival and use, and the pages go back to the system when the last tensor is gone; what is freed in
-the C library's heap often stays with the process.
+The pages go back to the system when the last tensor is gone; what is freed in the C library's heap often stays with the process.
 
 The format is safetensors (https://huggingface.co/docs/safetensors): the length of a header (8 bytes, little-endian), the header
 (JSON: name -> type, shape, first and last offset), then the numbers. Its own library reads files or copies; this reads memory.
@@ -35,6 +34,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 LARGE = 1 << 16  # bytes from which a tensor gets pages of its own
+ALIGNED = 64  # torch's own tensors begin at multiples of so many bytes
 MOST_DIMENSIONS = 16
 
 
@@ -148,10 +148,11 @@ def empty_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def settle(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """The tensors in the types in which they are used.
+    """The tensors in the types in which they are used, and where torch would put them.
 
-    Where one has to be converted, all are copied: a small view would keep all the pages in which the shard has arrived.
+    Kernels of torch's libraries choose their way by where numbers begin; elsewhere, the last bits of an output may differ.
+    Where one has to be converted or moved, all are copied: a small view would keep all the pages in which the shard has arrived.
     """
-    if all(tensors[name].dtype == dtype for name, dtype in dtypes.items()):
+    if all(tensors[name].dtype == dtype and tensors[name].data_ptr() % ALIGNED == 0 for name, dtype in dtypes.items()):
         return {name: tensors[name] for name in dtypes}
     return {name: empty_pages(tensors[name].shape, dtype).copy_(tensors[name]) for name, dtype in dtypes.items()}

@@ -71,6 +71,13 @@ def test_pages_go_back_when_the_last_tensor_is_gone():
     assert resident() - before < 2e6 and kept.sum() == 3
 
 
+def test_settled_tensors_begin_where_torch_puts_them():
+    tensors = {"a": torch.arange(3.0), "b": torch.rand(100_000), "c": torch.rand(5, 7)}
+    data = safetensors.torch.save(tensors)
+    found = settle(parse_shard(in_pages(data), len(data), "x"), {name: torch.float32 for name in tensors})
+    assert all(torch.equal(found[name], tensor) and found[name].data_ptr() % 64 == 0 for name, tensor in tensors.items())
+
+
 def test_large_tensors_get_pages_of_their_own():
     for shape in ((LARGE // 4,), (3, 2), (0,)):
         assert empty_pages(shape, torch.float32).shape == shape
