@@ -1,6 +1,6 @@
 """Shards in memory: they arrive in pages of their own, and their tensors are views of these pages.
 
-The pages go back to the system when the last tensor is gone; what is freed in the C library's heap often stays with the process.
+The pages go back to the system when the last tensor is gone; what is freed in the heap of the C library often stays with it.
 
 The format is safetensors (https://huggingface.co/docs/safetensors): the length of a header (8 bytes, little-endian), the header
 (JSON: name -> type, shape, first and last offset), then the numbers. Its own library reads files or copies; this reads memory.
@@ -151,7 +151,7 @@ def settle(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> 
     """The tensors in the types in which they are used, and where torch would put them.
 
     Kernels of torch's libraries choose their way by where numbers begin; elsewhere, the last bits of an output may differ.
-    Where one has to be converted or moved, all are copied: a small view would keep all the pages in which the shard has arrived.
+    Where one has to be converted or moved, all are copied: a small view would keep all pages in which the shard has arrived.
     """
     if all(tensors[name].dtype == dtype and tensors[name].data_ptr() % ALIGNED == 0 for name, dtype in dtypes.items()):
         return {name: tensors[name] for name in dtypes}
