@@ -438,6 +438,8 @@ class ProgressiveModel:
         """
         names = needed_shards(composition)
         missing = [name for name in names if name not in self._held]
+        if not missing:
+            fetch_next()
         for name in missing:
             tensors = [arriving.pop(name).result()]
             if name == missing[-1]:

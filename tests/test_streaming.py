@@ -939,3 +939,20 @@ def test_neither_the_import_nor_a_local_folder_needs_anything_heavy(folder):
     )
     called = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert called.stdout.split("\n") == ["import", "TTT", ""]
+
+
+def test_a_load_that_is_taken_over_just_before_a_swap(folder, expected):
+    """All of the next step is here already: the new load needs nothing for it, and goes on to the one after."""
+    holder = []
+
+    def once_more(event):
+        if event.text == "encoder-1" and len(holder) == 1:
+            holder.append(event)
+            holder[0].load_teacher("prefix")
+
+    with opened(folder, on_event=once_more) as model:
+        holder.append(model)
+        model.load_teacher("prefix")
+        wait_for(lambda: len(holder) == 2)
+        assert model.wait("TTT", timeout=20) == "TTT"
+        assert_answers(model, expected, "TTT")
