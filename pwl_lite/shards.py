@@ -1,4 +1,4 @@
-"""Shards in memory: they arrive in pages of their own, and their tensors are views of these pages.
+"""Shards in memory: they arrive in pages of their own, are read there, and their tensors get pages where they have to move.
 
 The pages go back to the system when the last tensor is gone; what is freed in the heap of the C library often stays with it.
 

@@ -163,8 +163,8 @@ class ProgressiveModel:
                 weights are not touched, and they may lie on the device `meta`.
             cache: keep shards that come from elsewhere in this folder; True for `$PWL_CACHE_DIR` or the user's cache, False for
                 none. Shards of a local folder are not cached.
-            verify: compare the SHA-256 of the shards of a local folder. Without, they are mapped into memory and not read at
-                all until used: faster, but they must not be changed meanwhile. Shards from elsewhere are always compared.
+            verify: compare the SHA-256 of the shards of a local folder. Without, they are mapped into memory, where they are
+                copied from once at most: faster, but they must not be changed meanwhile. Others are always compared.
             memory_budget: bytes of weights that may answer; loading ends at the best composition that fits, and passes over
                 those that don't. A swap holds the parts that come and those that go for a moment.
             on_event: called with each `Event`, in the threads that load (two may fail at the same time); what it raises is
