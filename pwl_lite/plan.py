@@ -33,7 +33,7 @@ class Run:
         seed: of the student.
         objective: `name` and settings, see `objectives.build_objective`.
         recipe: changes to the profile's recipe for students.
-        options: of `Runner.student`: `start`, `stitch`, `recalibrate`, `training_of`.
+        options: of `Runner.student`: `start`, `stitch`, `recalibrate`, `training_of`, `save_weights`.
     """
 
     experiment: str
@@ -43,7 +43,7 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-OPTIONS = {"start", "stitch", "recalibrate", "training_of"}
+OPTIONS = {"start", "stitch", "recalibrate", "training_of", "save_weights"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def left(plan: Plan, root: str | Path) -> Iterator[Run]:
         except RecordError:
             yield run
             continue
-        wanted = {**run.objective, **run.options, **{f"recipe.{key}": value for key, value in run.recipe.items()}}
+        options = {key: value for key, value in run.options.items() if key != "save_weights"}  # no part of the training
+        wanted = {**run.objective, **options, **{f"recipe.{key}": value for key, value in run.recipe.items()}}
         stored = {**record.objective, **{f"recipe.{key}": value for key, value in record.recipe.items()}}
         for key, value in wanted.items():
             if stored.get(key) != value:

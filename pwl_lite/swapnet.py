@@ -39,14 +39,15 @@ class SwapNet(nn.Module):
 
     Args:
         teacher, student: the pair.
-        identity: no converters, features go over as they are (the authors' code does so where the widths agree).
+        identity: no converters, features go over as they are. By default so where the widths agree at all boundaries, as in the
+            authors' code: a student that is trained for it needs no converters then, and is better without (chapter 7).
 
     Raises:
         NetworkError: the two have a different number of blocks, or their features differ in places somewhere, or, with
             `identity`, in channels.
     """
 
-    def __init__(self, teacher: BlockNet, student: BlockNet, identity: bool = False):
+    def __init__(self, teacher: BlockNet, student: BlockNet, identity: bool | None = None):
         super().__init__()
         if teacher.num_blocks != student.num_blocks:
             raise NetworkError(
@@ -56,7 +57,9 @@ class SwapNet(nn.Module):
         self.teacher = teacher.requires_grad_(False).eval()
         self.student = student
         self.converters = nn.ModuleList()
-        pairs = zip(boundary_shapes(student), boundary_shapes(teacher), strict=True)
+        pairs = list(zip(boundary_shapes(student), boundary_shapes(teacher), strict=True))
+        if identity is None:
+            identity = all(channels_of(s) == channels_of(t) for s, t in pairs)
         for i, (s, t) in enumerate(pairs, start=1):
             if places_of(s) != places_of(t):
                 raise NetworkError(

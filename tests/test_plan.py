@@ -28,7 +28,7 @@ PLAN = Plan(PROFILE, "tiny", 0, RUNS)
 def test_the_plans_of_the_book_can_be_run(path):
     """Every run's objective can be built with its settings, on the networks of the plan's profile."""
     plan = read_plan(path)
-    assert len({(run.experiment, run.seed) for run in plan.runs}) == len(plan.runs) > 10
+    assert len({(run.experiment, run.seed) for run in plan.runs}) == len(plan.runs) > 0
     trained = set()
     for run in plan.runs:
         for option in ("start", "training_of"):  # what a run needs stands before it

@@ -29,7 +29,7 @@ OBJECTIVES = {
     ),
     "extraction": CurriculumExtraction,
     "pca": PCACurriculum,
-    "progressive": lambda teacher, student, identity=False, **settings: ProgressiveDistillation(
+    "progressive": lambda teacher, student, identity=None, **settings: ProgressiveDistillation(
         SwapNet(teacher, student, identity), **settings
     ),
 }

@@ -136,6 +136,10 @@ class ProgressiveDistillation(Objective):
         """The unweighted synchronisation and reconstruction losses, averaged over the N - 1 boundaries."""
         sync, reconstruction = [], []
         for s, t, converter in zip(student_features, teacher_features, self.model.converters, strict=True):
+            if self.model.identity:  # both directions are one, and nothing is lost on the way there and back
+                sync.append(2 * feature_distance(s, t))
+                reconstruction.append(t.new_zeros(()))
+                continue
             encoded, decoded = converter(t, to="S"), converter(s, to="T")
             sync.append(feature_distance(s, encoded) + feature_distance(decoded, t))
             reconstruction.append(
