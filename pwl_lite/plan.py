@@ -114,7 +114,7 @@ def left(plan: Plan, root: str | Path) -> Iterator[Run]:
         except RecordError:
             yield run
             continue
-        options = {key: value for key, value in run.options.items() if key != "save_weights"}  # no part of the training
+        options = {key: value for key, value in run.options.items() if key != "save_weights"}  # which changes no number
         wanted = {**run.objective, **options, **{f"recipe.{key}": value for key, value in run.recipe.items()}}
         stored = {**record.objective, **{f"recipe.{key}": value for key, value in record.recipe.items()}}
         for key, value in wanted.items():

@@ -176,7 +176,9 @@ class Runner:
             if start:
                 student.load_state_dict(self._student_of(start, seed))
             built = build_objective(teacher=teacher, student=student, **objective)
-            net = built.model if isinstance(built.model, SwapNet) else SwapNet(teacher, student, identity=False) if stitch else None
+            net = built.model if isinstance(built.model, SwapNet) else None
+            if stitch and net is None:
+                net = SwapNet(teacher, student, identity=False)
         examples = self.data.train.subset(min(1000, len(self.data.train)))
         if stitch and net is built.model:
             fit_converters(net, examples.normalise(examples.images).to(self.device))

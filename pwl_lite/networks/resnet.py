@@ -40,7 +40,7 @@ class ResNetConfig:
         for name in ("widths", "depths", "hidden"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come from JSON
         stages = {name: list(value) for name in ("widths", "depths", "hidden") if (value := getattr(self, name))}
-        if len({len(values) for values in stages.values()}) != 1 or not all(n > 0 for n in sum(stages.values(), [])):
+        if len({len(values) for values in stages.values()}) != 1 or not all(min(values) > 0 for values in stages.values()):
             found = " and ".join(f"{name} {values}" for name, values in stages.items())
             raise NetworkError(f"ResNet of {found}: expected as many of the one as of the other, all above 0")
 
