@@ -12,7 +12,6 @@ from torch.nn.functional import relu
 from ..blocknet import BlockNet
 from ..errors import NetworkError
 
-
 OF_EACH_STAGE = ("widths", "depths", "hidden", "strides")
 
 
