@@ -49,14 +49,14 @@ def reproduce_speed(
     max_minutes: float | None = None,
     root: str | Path = "runs",
     progress: bool | None = None,
-    profile: Profile = SPEED,
+    profile: Profile | None = None,
 ) -> list[tuple[Record, Record]]:
     """Train a network for each seed, with the clock running.
 
     Args:
         dataset, resume, max_minutes, root, progress: as in `reproduce.reproduce`.
         seeds: of the runs.
-        profile: its teacher is trained.
+        profile: its teacher is trained; by default `SPEED`.
 
     Returns:
         For each seed the records `speed` and `speed-flips`: accuracy without and with test-time flips; `seconds` is the time.
@@ -65,7 +65,7 @@ def reproduce_speed(
         DataError, TrainingError, SaveError, TrainingPaused: as the parts do.
     """
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
-    runner = Runner(profile, data, root, progress, max_minutes)
+    runner = Runner(profile or SPEED, data, root, progress, max_minutes)
     records = []
     for seed in seeds:
         _, plain = runner.teacher(seed, resume, experiment="speed", flips=True)
