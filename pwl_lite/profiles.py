@@ -75,6 +75,7 @@ _QUICK = [
     )
 ]
 
+_CIFAR_VIT = Recipe(epochs=12, batch_size=256, lr=2e-3, optimizer="adamw", weight_decay=0.05, label_smoothing=0.1, clip=1.0)
 _CIFAR = [
     Profile(
         name="cifar",
@@ -103,6 +104,13 @@ _CIFAR = [
         pair=(_fast_resnet((2, 2, 1, 1)), _fast_resnet(ONE_EACH, separable=True, hidden=(64, 128, 128, 128))),
         teacher=Recipe(epochs=12, batch_size=500, optimizer="muon", lr=0.1, label_smoothing=0.1, warmup=0.2, flip="alternate"),
         student=Recipe(epochs=8, batch_size=256, optimizer="muon", lr=0.1, clip=2.0),
+    ),
+    Profile(
+        name="cifar",
+        dataset="cifar10",
+        pair=(_vit(128, (2, 2, 2, 2), heads=4, mlp_ratio=2.0), _vit(48, (2, 1, 1, 1), heads=3, mlp_ratio=2.0)),
+        teacher=replace(_CIFAR_VIT, epochs=24),
+        student=_CIFAR_VIT,
     ),
 ]
 

@@ -167,6 +167,7 @@ def test_without_converters_reconstruction_is_zero(batch):
     for converter in with_ones.converters:
         for half in (converter.encoder, converter.decoder):
             torch.nn.init.dirac_(half.weight)
+            torch.nn.init.zeros_(half.bias)
     expected = pwl.ProgressiveDistillation(with_ones).terms(*batch)
     assert torch.allclose(terms["sync"], expected["sync"]) and expected["reconstruction"].item() < 1e-6
     assert pwl.SwapNet(teacher, other).identity and not pwl.SwapNet(*tiny_pair()).identity
