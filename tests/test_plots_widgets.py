@@ -14,7 +14,6 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
-from ipywidgets import Widget
 from matplotlib import pyplot as plt
 from PIL import Image
 from traitlets.config import Config
@@ -24,7 +23,7 @@ from pwl_lite import plots, widgets
 from pwl_lite.errors import CompositionError, DataError, PWLError
 from pwl_lite.shapes10 import CLASSES, make_shapes10
 from pwl_lite.swapnet import dips, path
-from pwl_lite.widgets import kit
+from pwl_lite.widgets import frame_view, kit
 
 mpl.use("Agg")
 
@@ -288,12 +287,15 @@ def test_a_view_of_frames_holds_one_for_each_choice():
         widgets.FrameView({"link": [1]}, [""], sliders=["speed"])
 
 
-def test_a_chooser_asks_for_the_frame_of_each_combination(shell):
+def test_a_chooser_asks_for_the_frame_of_each_combination(shell, monkeypatch):
+    views, plain = [], frame_view.FrameView
+    monkeypatch.setattr(frame_view, "FrameView", lambda *args, **options: views.append(plain(*args, **options)) or views[-1])
     with capture_output() as captured:
         widgets.chooser({"a": [1, 2], "b": "xy"}, lambda a, b: f"{a}{b}", "words", start=[1, 0])
         widgets.stepper("T", {1: "one", 2: "two"}, "other words")
     assert [output.data["text/plain"] for output in captured.outputs] == ["words", "other words"]
-    views = [Widget.widgets[o.data["application/vnd.jupyter.widget-view+json"]["model_id"]] for o in captured.outputs]
+    models = [output.data["application/vnd.jupyter.widget-view+json"]["model_id"] for output in captured.outputs]
+    assert models == [view.model_id for view in views]
     assert views[0].data["frames"] == ["1x", "1y", "2x", "2y"] and views[0].chosen == [1, 0]
     assert views[1].data["frames"] == ["one", "two"] and views[1].data["controls"][0]["slider"]
 
