@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -91,6 +92,9 @@ def mend_names(app: Sphinx, page: str, template: str, context: dict, doctree: no
     for wrong, right in MENDED:
         if "body" in context:
             context["body"] = context["body"].replace(wrong, right)
+    if page == "_modules/index":  # lists inside lists without an item
+        head, start, rest = context["body"].partition("<ul>")
+        context["body"] = head + start + re.sub("</?ul>", "", rest) + "</ul>"
 
 
 def setup(app: Sphinx) -> dict:
