@@ -165,10 +165,10 @@ def load_dataset(
     return _dataset(name, arrays, classes, "real images, read from the cache")
 
 
-def augment(images: Tensor, flip: bool = True, crop: int = 2, cutout: int = 0) -> Tensor:
+def augment(images: Tensor, flip: bool | Tensor = True, crop: int = 2, cutout: int = 0) -> Tensor:
     """Random views of a batch: uint8 images (B, 3, H, W) -> the same shape, on the same device.
 
-    flip    mirror left and right, each image with probability 1/2
+    flip    mirror left and right, each image with probability 1/2; or which images to mirror, a bool tensor (B,)
     crop    move each image by up to this many pixels in both directions; the border is filled by reflection
     cutout  side in pixels of a grey square put over a random place, cut at the edges (DeVries & Taylor, 2017)
 
@@ -179,14 +179,17 @@ def augment(images: Tensor, flip: bool = True, crop: int = 2, cutout: int = 0) -
         if not 0 <= value < min(height, width):
             raise DataError(f"augment {name}={value}: expected 0 to {min(height, width) - 1} pixels")
     device = images.device
-    if flip or crop:
+    some = isinstance(flip, Tensor)
+    if some and (flip.shape != (batch,) or flip.dtype != torch.bool):
+        raise DataError(f"augment flip: {flip.dtype} of shape {tuple(flip.shape)}, expected a bool for each of {batch} images")
+    if some or flip or crop:
         rows = torch.arange(height, device=device).expand(batch, height)
         columns = torch.arange(width, device=device).expand(batch, width)
         if crop:
             shifts = torch.randint(-crop, crop + 1, (2, batch, 1), device=device)
             rows, columns = _reflect(rows + shifts[0], height), _reflect(columns + shifts[1], width)
-        if flip:
-            mirrored = torch.rand(batch, 1, device=device) < 0.5
+        if some or flip:
+            mirrored = flip[:, None] if some else torch.rand(batch, 1, device=device) < 0.5
             columns = torch.where(mirrored, width - 1 - columns, columns)
         source = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, -1).expand(-1, channels, -1)
         images = images.reshape(batch, channels, -1).gather(2, source).view(images.shape)

@@ -16,23 +16,34 @@ BATCH = 500  # images at a time; small enough for the caches of a laptop, large 
 
 
 @torch.no_grad()
-def predict(net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None) -> Tensor:
+def predict(
+    net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None, flips: bool = False
+) -> Tensor:
     """Logits (images, classes) of a network in evaluation mode on all images of `split`, in order.
 
     Args:
         net: a network, or a `SwapNet` together with a `composition`.
         split: the images.
         composition: such as `"TTSS"`, for a `SwapNet`.
+        flips: the mean of the logits for an image and for its mirror image (test-time augmentation, at twice the time).
     """
     if isinstance(net, nn.Module):
         net.eval()
     args = () if composition is None else (composition,)
-    return torch.cat([net(images, *args).float() for images, _ in split.batches(BATCH)])
+
+    def logits(images: Tensor) -> Tensor:
+        return net(images, *args).float()
+
+    if flips:
+        return torch.cat([(logits(images) + logits(images.flip(-1))) / 2 for images, _ in split.batches(BATCH)])
+    return torch.cat([logits(images) for images, _ in split.batches(BATCH)])
 
 
-def accuracy(net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None) -> float:
+def accuracy(
+    net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None, flips: bool = False
+) -> float:
     """Percent of the images of `split` that a network classifies rightly (see `predict`)."""
-    return 100 * float((predict(net, split, composition).argmax(1) == split.labels).float().mean())
+    return 100 * float((predict(net, split, composition, flips).argmax(1) == split.labels).float().mean())
 
 
 def lattice_logits(net: SwapNet, images: Tensor) -> dict[str, Tensor]:

@@ -49,8 +49,13 @@ def _fast_vgg(*layers: str) -> Config:
     return _vgg(*layers, stem=24, norm_scale=False, logit_scale=1 / 9)
 
 
-def _resnet(widths: tuple[int, ...], depths: tuple[int, ...]) -> Config:
-    return {"family": "resnet", "widths": widths, "depths": depths}
+def _resnet(widths: tuple[int, ...], depths: tuple[int, ...], **options: Any) -> Config:
+    return {"family": "resnet", "widths": widths, "depths": depths, **options}
+
+
+def _fast_resnet(depths: tuple[int, ...], **options: Any) -> Config:
+    """A ResNet that learns CIFAR-10 in few epochs: a whitening stem, and little to compute at full size."""
+    return _resnet((64, 128, 256, 256), depths, stem=24, strides=(2, 2, 2, 1), **options)
 
 
 def _vit(width: int, depths: tuple[int, ...], heads: int, **options: Any) -> Config:
@@ -70,6 +75,7 @@ _QUICK = [
     )
 ]
 
+_CIFAR_VIT = Recipe(epochs=12, batch_size=256, lr=2e-3, optimizer="adamw", weight_decay=0.05, label_smoothing=0.1, clip=1.0)
 _CIFAR = [
     Profile(
         name="cifar",
@@ -91,6 +97,20 @@ _CIFAR = [
             cutout=8,
         ),
         student=Recipe(epochs=8, batch_size=256, optimizer="muon", lr=0.4, bias_lr=8, clip=2.0),
+    ),
+    Profile(
+        name="cifar",
+        dataset="cifar10",
+        pair=(_fast_resnet((2, 2, 1, 1)), _fast_resnet(ONE_EACH, separable=True, hidden=(64, 128, 128, 128))),
+        teacher=Recipe(epochs=12, batch_size=500, optimizer="muon", lr=0.1, label_smoothing=0.1, warmup=0.2, flip="alternate"),
+        student=Recipe(epochs=8, batch_size=256, optimizer="muon", lr=0.1, clip=2.0),
+    ),
+    Profile(
+        name="cifar",
+        dataset="cifar10",
+        pair=(_vit(128, (2, 2, 2, 2), heads=4, mlp_ratio=2.0), _vit(48, (2, 1, 1, 1), heads=3, mlp_ratio=2.0)),
+        teacher=replace(_CIFAR_VIT, epochs=24),
+        student=_CIFAR_VIT,
     ),
 ]
 

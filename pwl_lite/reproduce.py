@@ -112,15 +112,27 @@ class Runner:
         """Of a run with that seed, see `run_name`."""
         return run_name(self.data.name, self.profile, seed)
 
-    def teacher(self, seed: int, resume: bool = False) -> tuple[BlockNet, Record]:
-        """The trained teacher, its weights rounded as they are shipped, and its record."""
+    def teacher(
+        self, seed: int, resume: bool = False, experiment: str = "teacher", flips: bool = False
+    ) -> tuple[BlockNet, Record]:
+        """The trained teacher, its weights rounded as they are shipped, and its record.
+
+        With `flips`, a second record, `<experiment>-flips`, holds its accuracy with test-time flips (see `predict`).
+        """
         net = self._network(0, seed)
         objective = Supervised(net)
         recipe = replace(self.profile.teacher, seed=seed)
-        history = self._train("teacher", objective, recipe, resume)
+        history = self._train(experiment, objective, recipe, resume)
         round_weights(net, STORED)
-        lattice = {"T" * net.num_blocks: accuracy(net, self.test)}
-        return net, self._record("teacher", objective, recipe, history, lattice, teacher=net)
+        all_teacher = "T" * net.num_blocks
+
+        def record(name: str, **about: bool) -> Record:
+            lattice = {all_teacher: accuracy(net, self.test, **about)}
+            return self._record(name, objective, recipe, history, lattice, teacher=net, about=about)
+
+        if flips:
+            record(f"{experiment}-flips", flips=True)
+        return net, record(experiment)
 
     def stored_teacher(self, seed: int) -> tuple[BlockNet, Record] | None:
         """The teacher that an earlier run has left in `root`, or that comes with the package; None if there is none."""

@@ -46,7 +46,9 @@ class Recipe:
         warmup: share of the steps of `one_cycle` that go up.
         clip: gradients are scaled down to this length (L2 norm over all parameters) where they are longer; 0 for no limit.
         label_smoothing: share of the target spread evenly over all classes.
-        flip, crop, cutout: augmentation, see `datasets.augment` (crop and cutout in pixels, 0 for none).
+        flip: mirror images left and right: `True` (each time at random), `False`, or `alternate`: every second epoch each image
+            is mirrored, half of them beginning with the first epoch, so that any two epochs show both views of all images.
+        crop, cutout: augmentation, see `datasets.augment` (in pixels, 0 for none).
         precision: `fp32`, `bf16` (autocast; weights stay fp32) or `auto` (bf16 where the processor has units for it).
         channels_last: memory format of images and weights, or `auto` (where convolutions gain from it).
         seed: of the order of the images, the augmentation and whatever the objective draws.
@@ -64,7 +66,7 @@ class Recipe:
     warmup: float = 0.25
     clip: float = 0.0
     label_smoothing: float = 0.0
-    flip: bool = True
+    flip: bool | str = True
     crop: int = 2
     cutout: int = 0
     precision: str = "auto"
@@ -77,6 +79,7 @@ class Recipe:
             ("schedule", ("one_cycle", "cosine")),
             ("precision", ("auto", "fp32", "bf16")),
             ("channels_last", ("auto", True, False)),
+            ("flip", ("alternate", True, False)),
         ):
             if getattr(self, name) not in valid:
                 raise UnknownNameError(name, getattr(self, name), map(str, valid))
@@ -160,7 +163,7 @@ def train(
             model.train()
             sums: dict[str, Tensor] = {}
             with _random_numbers_of(recipe.seed, epoch):
-                for step, (images, targets) in enumerate(_batches(split, recipe, memory_format), start=1):
+                for step, (images, targets) in enumerate(_batches(split, recipe, memory_format, epoch), start=1):
                     objective.start_step(((epoch - 1) * steps + step - 1) / total)
                     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                         terms = objective.terms(images, targets)
@@ -304,18 +307,31 @@ def _random_numbers_of(seed: int, epoch: int) -> Iterator[None]:
         yield
 
 
-def _batches(split: Any, recipe: Recipe, memory_format: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    split: Any, recipe: Recipe, memory_format: torch.memory_format, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented, normalised images (batch, 3, height, width) and smoothed targets (batch, classes)."""
+    mirrored = _alternate(len(split), recipe.seed, epoch).to(split.images.device) if recipe.flip == "alternate" else None
     order = torch.randperm(len(split)).to(split.images.device)
     for index in order.split(recipe.batch_size):
         if len(index) < recipe.batch_size:
             return
         # every process draws for the whole batch and keeps its share, so that their number changes nothing
-        images = augment(split.images[index], flip=recipe.flip, crop=recipe.crop, cutout=recipe.cutout)
+        flip = recipe.flip if mirrored is None else mirrored[index]
+        images = augment(split.images[index], flip=flip, crop=recipe.crop, cutout=recipe.cutout)
         images, labels = (processes().share(batch) for batch in (images, split.labels[index]))
         targets = one_hot(labels, split.num_classes).float()
         targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / split.num_classes
         yield split.normalise(images).contiguous(memory_format=memory_format), targets
+
+
+def _alternate(images: int, seed: int, epoch: int) -> Tensor:
+    """Which images (images,) are mirrored in this epoch.
+
+    Source: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, arXiv 2404.00498, section 3.6.
+    """
+    first = torch.rand(images, generator=torch.Generator().manual_seed(seed)) < 0.5
+    return first ^ (epoch % 2 == 0)
 
 
 def _check_finite(means: dict[str, float], epoch: int, step: int, recipe: Recipe) -> None:

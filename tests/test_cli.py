@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pwl_lite import training
+from pwl_lite import speed, training
 from pwl_lite.__main__ import main
 from pwl_lite.blocknet import state_hash
 from pwl_lite.manifest import read_manifest
@@ -63,6 +64,18 @@ def weights_of(out: Path) -> Path:
 
 
 # ---- what the commands do
+
+
+def test_speed_says_for_each_seed_and_on_the_mean_whether_the_goal_is_reached(pwl, images, tmp_path, monkeypatch):
+    quick = replace(get_profile("quick"), teacher=replace(get_profile("quick").teacher, epochs=1, batch_size=32))
+    monkeypatch.setattr(speed, "SPEED", quick)
+    line = f"reproduce speed --dataset folder --root {images} --seed 4 --runs 2 --quiet --out {tmp_path}"
+    code, out, _ = pwl(line)
+    assert code == 0
+    assert re.search(r"seed 4: [\d.]+ % with test-time flips, [\d.]+ % without, 0.\d minutes\nseed 5: ", out)
+    assert re.search(r"mean [\d.]+ ± [\d.]+ % in 0.\d minutes \(n = 2\): 94 % missed", out)
+    code, _, error = pwl(line.replace("--runs 2", "--runs 0"))
+    assert code != 0 and "--runs 0: expected at least 1" in error
 
 
 def test_reproduce_writes_records_and_weights_that_evaluate_confirms(reproduced, images, pwl):

@@ -537,6 +537,15 @@ def test_flip_alone_mirrors_about_half_of_the_images():
     assert 150 < mirrored.sum() < 250
 
 
+def test_exactly_the_named_images_are_mirrored():
+    images = small_data(train=6).train.images
+    which = torch.tensor([True, False, False, True, False, True])
+    views = augment(images, flip=which, crop=0)
+    assert torch.equal(views[which], images[which].flip(3)) and torch.equal(views[~which], images[~which])
+    with pytest.raises(DataError, match=r"augment flip: torch.bool of shape \(5,\), expected a bool for each of 6 images"):
+        augment(images, flip=which[:5])
+
+
 def test_no_augmentation_gives_the_same_images():
     images = small_data().train.images
     assert torch.equal(augment(images, flip=False, crop=0), images)

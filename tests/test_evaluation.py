@@ -13,6 +13,7 @@ from pwl_lite.evaluation import composition_costs, lattice_logits
 from pwl_lite.precision import round_weights
 from pwl_lite.profiles import Profile
 from pwl_lite.reproduce import Runner, reproduce
+from pwl_lite.speed import reproduce_speed
 
 
 def test_the_lattice_is_what_sixteen_separate_evaluations_give():
@@ -25,6 +26,15 @@ def test_the_lattice_is_what_sixteen_separate_evaluations_give():
         assert table.accuracy[composition] == pytest.approx(pwl.accuracy(net, data.test, composition))
         assert table.agreement[composition] == pytest.approx(100 * (answers == teacher).float().mean().item())
     assert table.agreement["TTTT"] == 100
+
+
+def test_with_flips_an_image_and_its_mirror_image_are_answered_alike():
+    net, data = tiny_net(), tiny_data()
+    mirrored = replace(data.test, images=data.test.images.flip(3))
+    logits = pwl.predict(net.teacher, data.test, flips=True)
+    assert torch.allclose(logits, pwl.predict(net.teacher, mirrored, flips=True), atol=1e-6)
+    apart = pwl.predict(net.teacher, data.test), pwl.predict(net.teacher, mirrored)
+    assert torch.allclose(logits, (apart[0] + apart[1]) / 2, atol=1e-6) and not torch.allclose(*apart, atol=1e-3)
 
 
 def test_logits_of_the_lattice_equal_those_of_the_compositions():
@@ -121,6 +131,17 @@ def test_the_seed_decides_everything(tmp_path):
         reproduce(PROFILE, tiny_data(), root=tmp_path / root, progress=False)
     one, two = (pwl.load_blocks(tmp_path / root / "weights" / "tiny-vgg-tiny-seed0") for root in ("one", "two"))
     assert pwl.state_hash(one) == pwl.state_hash(two)
+
+
+def test_the_speed_runs_leave_accuracy_and_time_with_and_without_flips(tmp_path):
+    records = reproduce_speed(tiny_data(), seeds=(0, 1), root=tmp_path, progress=False, profile=PROFILE)
+    assert [plain.seed for plain, _ in records] == [0, 1]
+    for plain, flips in records:
+        assert (plain.experiment, flips.experiment) == ("speed", "speed-flips")
+        assert plain.seconds == flips.seconds == pytest.approx(sum(e["seconds"] for e in plain.history), abs=0.06)
+        assert plain.history == flips.history and len(plain.history) == PROFILE.teacher.epochs
+        assert flips.objective["flips"] and "flips" not in plain.objective
+        assert set(plain.lattice) == {"TTTT"} and plain == pwl.load_record("speed", plain.run, tmp_path / "results")
 
 
 def test_reproduce_names_what_it_does_not_know(tmp_path):

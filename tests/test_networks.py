@@ -39,6 +39,25 @@ def test_parameters_and_macs_of_a_separable_resnet_by_hand():
     assert feature_shapes(net) == [(4, 32, 32), (8, 16, 16)]
 
 
+def test_parameters_and_macs_of_a_resnet_with_a_stem_strides_and_hidden_widths_by_hand():
+    net = pwl.build_network({**RESNET, "stem": 24, "strides": [2, 1], "hidden": [3, 5]})
+    stem = 3 * 24 * 4
+    first = 24 * 3 * 9 + 3 * 4 * 9 + 24 * 4
+    second = 4 * 5 * 9 + 5 * 8 * 9 + 4 * 8 + 8 * 5 * 9 + 5 * 8 * 9
+    channels = (3 + 4 + 4) + (5 + 8 + 8 + 5 + 8)
+    assert pwl.num_params(net) == stem + 24 + first + second + 2 * channels + 8 * 10 + 10
+    assert pwl.block_macs(net) == [stem * 31 * 31 + first * 16 * 16, second * 16 * 16 + 8 * 10]
+    assert feature_shapes(net) == [(4, 16, 16), (8, 16, 16)]
+    assert pwl.build_network(net.config).config == net.config
+
+
+def test_a_vit_trains_with_the_attention_that_it_answers_with():
+    torch.manual_seed(0)
+    net = pwl.build_network(VIT)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(net.train()(images), net.eval()(images), atol=1e-5)
+
+
 def test_a_fresh_resnet_keeps_the_size_of_its_signal():
     """He's start: before the norms, a convolution's output is about as large as its input, depthwise ones included."""
     torch.manual_seed(0)
@@ -86,6 +105,8 @@ def test_the_vit_pools_what_it_is_told_to():
     [
         ({**RESNET, "depths": [1]}, r"widths \[4, 8\] and depths \[1\]"),
         ({**RESNET, "depths": [1, 0]}, r"depths \[1, 0\]"),
+        ({**RESNET, "hidden": [4]}, r"widths \[4, 8\] and depths \[1, 2\] and hidden \[4\]"),
+        ({**RESNET, "widths": [], "depths": []}, "expected as many of the one as of the other, all above 0"),
         ({**VIT, "heads": 3}, "width 8 with 3 heads"),
         ({**VIT, "patch": 5}, "32 pixels in patches of 5"),
         ({**VIT, "depth": 5}, "unexpected keyword argument 'depth'"),

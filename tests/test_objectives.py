@@ -162,7 +162,15 @@ def test_without_converters_reconstruction_is_zero(batch):
     teacher, other = tiny_pair(0)[0], tiny_pair(1)[0]
     net = pwl.SwapNet(teacher, other, identity=True).train()
     terms = pwl.ProgressiveDistillation(net).terms(*batch)
-    assert abs(terms["reconstruction"].item()) < 1e-6 and terms["sync"].item() > 0.01
+    assert terms["reconstruction"].item() == 0 and terms["sync"].item() > 0.01
+    with_ones = pwl.SwapNet(teacher, other, identity=False).train()  # converters that change nothing, as modules
+    for converter in with_ones.converters:
+        for half in (converter.encoder, converter.decoder):
+            torch.nn.init.dirac_(half.weight)
+            torch.nn.init.zeros_(half.bias)
+    expected = pwl.ProgressiveDistillation(with_ones).terms(*batch)
+    assert torch.allclose(terms["sync"], expected["sync"]) and expected["reconstruction"].item() < 1e-6
+    assert pwl.SwapNet(teacher, other).identity and not pwl.SwapNet(*tiny_pair()).identity
     with pytest.raises(NetworkError, match="after block 1 the student has 4 channels, the teacher 8: expected as many"):
         pwl.SwapNet(*tiny_pair(), identity=True)
 

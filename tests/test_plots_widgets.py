@@ -23,6 +23,7 @@ from pwl_lite import plots, widgets
 from pwl_lite.errors import CompositionError, DataError, PWLError
 from pwl_lite.shapes10 import CLASSES, make_shapes10
 from pwl_lite.swapnet import dips, path
+from pwl_lite.widgets import frame_view, kit
 
 mpl.use("Agg")
 
@@ -258,16 +259,66 @@ def test_photographs_are_not_put_into_notebooks(net, data):
     assert len(pwl.widgets.picker_samples(net, photographs, n=3, allow_photographs=True)["images"]) == 3
 
 
-def test_the_script_asks_nobody_for_anything():
-    for file in (SCRIPT, SCRIPT.with_suffix(".css")):
+def test_no_script_asks_anybody_for_anything():
+    files = [file for kind in ("*.js", "*.css") for file in SCRIPT.parent.glob(kind)]
+    assert len(files) >= 8
+    for file in files:
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
         assert not [word for word in ("http:", "https:", "fetch(", "import(", "url(", "@import") if word in text], file.name
+
+
+def test_a_view_of_frames_holds_one_for_each_choice():
+    controls = {"link": ["2 MB/s", 10], "student": (5, 10, 25)}
+    view = widgets.FrameView(controls, [f"<b>{i}</b>" for i in range(6)], sliders=["student"])
+    assert view.data["controls"] == [
+        {"label": "link", "values": ["2 MB/s", "10"], "slider": False},
+        {"label": "student", "values": ["5", "10", "25"], "slider": True},
+    ]
+    view.chosen = [1, 2]
+    for chosen in ([2, 0], [0], [0, -1]):
+        with pytest.raises(PWLError, match="expected 2 numbers below"):
+            view.chosen = chosen
+    assert view.chosen == [1, 2]
+    with pytest.raises(PWLError, match="2 frames: expected one for each of 6 choices of link, student"):
+        widgets.FrameView({"link": [1, 2], "student": [1, 2, 3]}, ["", ""])
+    with pytest.raises(PWLError, match="expected at least one, each with values to choose from"):
+        widgets.FrameView({"link": []}, [])
+    with pytest.raises(PWLError, match="slider 'speed': expected one of link"):
+        widgets.FrameView({"link": [1]}, [""], sliders=["speed"])
+
+
+def test_a_chooser_asks_for_the_frame_of_each_combination(shell, monkeypatch):
+    views, plain = [], frame_view.FrameView
+    monkeypatch.setattr(frame_view, "FrameView", lambda *args, **options: views.append(plain(*args, **options)) or views[-1])
+    with capture_output() as captured:
+        widgets.chooser({"a": [1, 2], "b": "xy"}, lambda a, b: f"{a}{b}", "words", start=[1, 0])
+        widgets.stepper("T", {1: "one", 2: "two"}, "other words")
+    assert [output.data["text/plain"] for output in captured.outputs] == ["words", "other words"]
+    models = [output.data["application/vnd.jupyter.widget-view+json"]["model_id"] for output in captured.outputs]
+    assert models == [view.model_id for view in views]
+    assert views[0].data["frames"] == ["1x", "1y", "2x", "2y"] and views[0].chosen == [1, 0]
+    assert views[1].data["frames"] == ["one", "two"] and views[1].data["controls"][0]["slider"]
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+def test_the_script_finds_the_frame_that_python_meant(tmp_path):
+    (tmp_path / "view.mjs").write_text(kit.script("frame_view"))
+    program = """
+        import { frameOf } from "./view.mjs";
+        const controls = [2, 3, 2].map((n) => ({ values: Array(n) }));
+        const found = [];
+        for (const a of [0, 1]) for (const b of [0, 1, 2]) for (const c of [0, 1]) found.push(frameOf(controls, [a, b, c]));
+        console.log(JSON.stringify(found));
+    """
+    (tmp_path / "ask.mjs").write_text(program)
+    result = subprocess.run([NODE, "ask.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == list(range(12))  # as itertools.product counts
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
 def test_the_script_counts_as_the_package_does(tmp_path):
     """Orders, paths and dips are computed on both sides; they must agree."""
-    (tmp_path / "picker.mjs").write_text(SCRIPT.read_text())
+    (tmp_path / "picker.mjs").write_text(kit.script("composition_picker"))
     program = """
         import { path, permutations, worstDip, ticks } from "./picker.mjs";
         const rows = JSON.parse(process.argv[2]);

@@ -51,6 +51,23 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(tmp_pa
     assert pwl.state_hash(resumed.model) == pwl.state_hash(whole.model)
 
 
+def test_alternating_flips_show_both_views_of_every_image_in_two_epochs():
+    data = tiny_data()
+    recipe = replace(RECIPE, flip="alternate", crop=0, cutout=0, seed=3)
+    plain = data.train.normalise(data.train.images)
+    seen = []
+    for epoch in (1, 2, 3):
+        torch.manual_seed(epoch)
+        order = torch.randperm(len(data.train))
+        torch.manual_seed(epoch)
+        views = torch.cat([images for images, _ in training._batches(data.train, recipe, torch.contiguous_format, epoch)])
+        mirrored = (views == plain[order].flip(3)).all(3).all(2).all(1)
+        assert ((views == plain[order]).all(3).all(2).all(1) ^ mirrored).all()
+        seen.append(mirrored[order.argsort()])
+    assert torch.equal(seen[0], ~seen[1]) and torch.equal(seen[0], seen[2])
+    assert 0.3 < seen[0].float().mean() < 0.7
+
+
 def test_the_seed_decides_and_the_global_random_state_is_left_alone(tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)

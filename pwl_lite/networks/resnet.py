@@ -12,21 +12,24 @@ from torch.nn.functional import relu
 from ..blocknet import BlockNet
 from ..errors import NetworkError
 
+OF_EACH_STAGE = ("widths", "depths", "hidden", "strides")
+
 
 @dataclass(frozen=True)
 class ResNetConfig:
     """What a ResNet is made of.
 
     Attributes:
-        widths: channels of each stage; every stage but the first halves height and width.
+        widths: channels of each stage.
         depths: residual blocks (two 3x3 convolutions each) of each stage.
         num_classes: number of logits.
         separable: make the 3x3 convolutions of the stages depthwise separable (3x3 on each channel, then 1x1 across them),
             with about a ninth of the weights.
         hidden: channels between the two convolutions of a residual block, for each stage; by default as many as `widths`.
             Fewer save weights while what a stage hands on keeps its width.
-        pool: halve height and width after the stem by taking maxima, as networks for larger images do; all that follows then
-            takes a quarter of the time.
+        strides: by what each stage divides height and width; by default the first by 1, the others by 2.
+        stem: channels of a 2x2 convolution in front instead of the 3x3 one (24 for a whitening stem, see `vgg.whiten_stem`,
+            which is not trained and needs no gradients where they are largest); 0 for the 3x3 one.
     """
 
     widths: tuple[int, ...]
@@ -34,12 +37,13 @@ class ResNetConfig:
     num_classes: int = 10
     separable: bool = False
     hidden: tuple[int, ...] = ()
-    pool: bool = False
+    strides: tuple[int, ...] = ()
+    stem: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("widths", "depths", "hidden"):
+        for name in OF_EACH_STAGE:
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come from JSON
-        stages = {name: list(value) for name in ("widths", "depths", "hidden") if (value := getattr(self, name))}
+        stages = {name: list(value) for name in OF_EACH_STAGE if (value := getattr(self, name))}
         if len({len(values) for values in stages.values()}) != 1 or not all(min(values) > 0 for values in stages.values()):
             found = " and ".join(f"{name} {values}" for name, values in stages.items())
             raise NetworkError(f"ResNet of {found}: expected as many of the one as of the other, all above 0")
@@ -47,17 +51,18 @@ class ResNetConfig:
 
 def resnet(config: ResNetConfig) -> BlockNet:
     """Build a ResNet with fresh random weights; images (batch, 3, 32, 32) -> logits (batch, num_classes)."""
-    channels = config.widths[0]
-    embed = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
-    if config.pool:
-        embed.append(nn.MaxPool2d(2))
+    channels = config.stem or config.widths[0]
+    if config.stem:
+        embed = nn.Sequential(nn.Conv2d(3, channels, 2), nn.ReLU())
+    else:
+        embed = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
     blocks = []
-    stages = zip(config.widths, config.depths, config.hidden or config.widths, strict=True)
-    for stage, (width, depth, hidden) in enumerate(stages):
+    strides = config.strides or (1, *[2] * (len(config.widths) - 1))
+    stages = zip(config.widths, config.depths, config.hidden or config.widths, strides, strict=True)
+    for width, depth, hidden, stride in stages:
         layers = []
         for i in range(depth):
-            stride = 2 if i == 0 and stage > 0 else 1
-            layers.append(ResidualBlock(channels, width, stride, config.separable, hidden))
+            layers.append(ResidualBlock(channels, width, stride if i == 0 else 1, config.separable, hidden))
             channels = width
         blocks.append(nn.Sequential(*layers))
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, config.num_classes))
@@ -102,4 +107,4 @@ def _convolution(channels: int, width: int, stride: int, separable: bool) -> lis
 
 
 def _lists(config: ResNetConfig) -> dict[str, list[int]]:
-    return {name: list(getattr(config, name)) for name in ("widths", "depths", "hidden")}
+    return {name: list(getattr(config, name)) for name in OF_EACH_STAGE}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..blocknet import BlockNet
 from ..errors import NetworkError, UnknownNameError
@@ -60,7 +61,18 @@ def vit(config: ViTConfig) -> BlockNet:
 def _layer(config: ViTConfig) -> nn.Module:
     hidden = round(config.width * config.mlp_ratio)
     options = {"dropout": config.dropout, "activation": "gelu", "batch_first": True, "norm_first": True}
-    return nn.TransformerEncoderLayer(config.width, config.heads, hidden, **options)
+    return EncoderLayer(config.width, config.heads, hidden, **options)
+
+
+class EncoderLayer(nn.TransformerEncoderLayer):
+    """torch's own layer. Training on a CPU, attention is computed step by step: with as few tokens as here, a step of torch's
+    fused kernel, whose backward pass is made for long sequences, takes twice as long."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.training and tokens.device.type == "cpu":
+            with sdpa_kernel(SDPBackend.MATH):
+                return super().forward(tokens)
+        return super().forward(tokens)
 
 
 class PatchEmbed(nn.Module):

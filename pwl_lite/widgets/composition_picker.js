@@ -1,6 +1,5 @@
 // The view of CompositionPicker. All data are in the model's state: nothing is fetched and no kernel is needed.
 
-const SVG = "http://www.w3.org/2000/svg";
 const STEP = 1100; // milliseconds between two blocks while playing
 
 const count = (composition) => composition.split("T").length - 1;
@@ -40,17 +39,6 @@ export function amount(value, unit) {
 }
 
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1);
-
-function element(tag, attributes = {}, ...children) {
-  const drawn = ["svg", "path", "line", "circle", "text", "polygon", "g", "title"].includes(tag);
-  const node = drawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== undefined) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
 
 const blocksOf = (model) => {
   const order = model.get("order");
@@ -271,7 +259,7 @@ function render({ model, el }) {
     draw();
   }
 
-  el.classList.add("pwl-picker");
+  el.classList.add("pwl-view", "pwl-picker");
   el.replaceChildren(
     ...(title ? [element("div", { class: "pwl-title" }, title)] : []),
     network,

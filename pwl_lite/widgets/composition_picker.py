@@ -1,10 +1,8 @@
 """`CompositionPicker`: choose which teacher blocks are loaded, and see what that costs and gives."""
 
-import sys
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -18,8 +16,8 @@ from ..errors import CompositionError, DataError, PWLError
 from ..evaluation import lattice_logits
 from ..records import Record
 from ..swapnet import SwapNet, all_compositions, check_composition, loading_order, path
+from .kit import allow_on_colab, script, style
 
-HERE = Path(__file__).parent
 MEASURES = ("accuracy", "agreement", "bytes", "macs")
 NAMED_ORDERS = ("prefix", "suffix", "contiguous")
 DRAWN = ("shapes10",)  # data sets whose images are drawn by code
@@ -48,8 +46,8 @@ class CompositionPicker(anywidget.AnyWidget):
         PWLError: not one name for each block.
     """
 
-    _esm = HERE / "composition_picker.js"
-    _css = HERE / "composition_picker.css"
+    _esm = script("composition_picker")
+    _css = style("composition_picker")
 
     composition = traitlets.Unicode().tag(sync=True)
     order = traitlets.Any("prefix").tag(sync=True)
@@ -205,14 +203,3 @@ def _rows(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
         return None if value is None or pd.isna(value) else round(float(value), 3)
 
     return {c: {m: number(given[c].get(m)) for m in MEASURES} for c in all_compositions(n)}
-
-
-def allow_on_colab() -> None:
-    """Colab shows widgets from outside ipywidgets only after this call; elsewhere there is nothing to do."""
-    if "google.colab" in sys.modules:
-        try:
-            from google.colab import output
-
-            output.enable_custom_widget_manager()
-        except (ImportError, AttributeError):  # an older Colab: the text form is shown instead
-            pass

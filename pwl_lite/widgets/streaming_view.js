@@ -1,19 +1,7 @@
 // The view of StreamingView. Traces are in the model's state: they play without a kernel.
 
-const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, BOTTOM] = [640, 230, 44, 34];
 const FRAME = 40; // milliseconds
-
-function element(tag, attributes = {}, ...children) {
-  const drawn = ["svg", "path", "line", "circle", "text", "title"].includes(tag);
-  const node = drawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
 
 export const linkName = (link) => (link >= 1e6 ? `${+(link / 1e6).toFixed(1)} MB/s` : `${Math.round(link / 1e3)} kB/s`);
 
@@ -140,7 +128,7 @@ function render({ model, el }) {
     if (message.state === "done") start();
   });
   label();
-  el.append(element("div", { class: "pwl-picker pwl-stream" },
+  el.append(element("div", { class: "pwl-view pwl-stream" },
     element("div", { class: "pwl-title" }, title),
     element("div", { class: "pwl-row" }, ...choosers, ...(live ? [run] : [])),
     element("div", { class: "pwl-row" }, word, facts),

@@ -1,7 +1,6 @@
 """`StreamingView`: play what happened while a model was loaded over a link, and let it happen again."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -9,9 +8,7 @@ import traitlets
 
 from ..errors import PWLError
 from ..traces import Trace
-from .composition_picker import allow_on_colab
-
-HERE = Path(__file__).parent
+from .kit import allow_on_colab, script, style
 
 
 class StreamingView(anywidget.AnyWidget):
@@ -32,8 +29,8 @@ class StreamingView(anywidget.AnyWidget):
         PWLError: no traces.
     """
 
-    _esm = HERE / "streaming_view.js"
-    _css = (HERE / "composition_picker.css").read_text() + (HERE / "streaming_view.css").read_text()
+    _esm = script("streaming_view")
+    _css = style("streaming_view")
 
     data = traitlets.Dict(help="all that the view shows").tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)
