@@ -32,6 +32,9 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     subprocess.run([sys.executable, str(ROOT / "scripts" / "vendor.py")], check=True)
+    if arguments.strict:  # pages and Sphinx's memory of them: what is gone must not stay
+        for folder in (SITE, ROOT / "_build" / ".doctrees"):
+            shutil.rmtree(folder, ignore_errors=True)
     options = ["--all", "-W", "--keep-going"] if arguments.strict else []
     command = [
         sys.executable,

@@ -14,6 +14,7 @@ requirements-site.txt, which `make site-check` installs.
 """
 
 import argparse
+import contextlib
 import functools
 import gzip
 import http.server
@@ -31,6 +32,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import vendor
+from browser import OPTIONS, explanation, find_browser
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
@@ -41,7 +43,6 @@ AXE = {
     "version": "4.14.1",
     "integrity": "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 CHAPTER_BYTES = 3e6
 REBUILD_SECONDS = 30
@@ -84,7 +85,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if packed:
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):  # the page has been left meanwhile
+            self.wfile.write(content)
 
 
 @functools.cache
@@ -97,18 +99,6 @@ def serve(site: Path) -> tuple[http.server.ThreadingHTTPServer, str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}/"
-
-
-def find_browser() -> str:
-    """Chromium or Chrome of this machine. Exits with an explanation if there is none."""
-    wanted = os.environ.get("PWL_BROWSER")
-    found = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        sys.exit(
-            f"no browser: {wanted or ' or '.join(BROWSERS)} was not found; install Chromium (Debian and Ubuntu: apt-get install "
-            "chromium) or name one: PWL_BROWSER=/path/to/chrome make site-check"
-        )
-    return found
 
 
 def fetch_axe() -> str:
@@ -242,17 +232,22 @@ class Inspector:
 def look_at(names: list[str], browser: str, address: str, axe: str, pictures: Path) -> list[Seen]:
     """Check pages one after the other in a browser of their own."""
     with sync_playwright() as playwright:
-        # Run as root, as in containers, Chromium has no sandbox; it only sees this site.
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        with playwright.chromium.launch(executable_path=browser, args=options) as started:
+        with playwright.chromium.launch(executable_path=browser, args=list(OPTIONS)) as started:
             inspector = Inspector(started, address, axe, pictures)
-            return [inspector.look(name) for name in names]
+            seen = []
+            for name in names:
+                seen.append(inspector.look(name))
+                one = seen[-1]
+                print(f"{one.name}: {one.bytes / 1e6:.2f} MB, {one.controls} controls, {one.seconds:.1f} s", flush=True)
+                for problem in one.problems:
+                    print(f"    {problem}", flush=True)
+            return seen
 
 
 def look_for(word: str, expected: str, browser: str, address: str) -> list[str]:
     """Search in a browser of its own."""
     with sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]) as started:
+        with playwright.chromium.launch(executable_path=browser, args=list(OPTIONS)) as started:
             return Inspector(started, address, "", Path()).search(word, expected)
 
 
@@ -281,7 +276,8 @@ def main() -> None:
     started = time.perf_counter()
     if not (site / "_static" / "vendor" / "COMPLETE").is_file():
         sys.exit(f"{site} loads scripts from CDNs: fill web_static/vendor (scripts/vendor.py, needs npm) and build again")
-    browser, axe = find_browser(), fetch_axe()
+    browser = find_browser() or sys.exit(explanation())
+    axe = fetch_axe()
     pictures = site.parent / "screenshots"
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
@@ -296,7 +292,6 @@ def main() -> None:
         problems = pool.submit(look_for, "converter", "Feature alignment", browser, address).result()
     server.shutdown()
     for one in seen:
-        print(f"{one.name}: {one.bytes / 1e6:.2f} MB, {one.controls} controls, {one.seconds:.1f} s")
         problems += [f"{one.name}: {problem}" for problem in one.problems]
     if not arguments.pages:
         problems += rebuild(next((ROOT / "book").glob("05_*.ipynb")))

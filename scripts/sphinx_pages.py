@@ -50,13 +50,13 @@ class GeneratedText(SphinxDirective):
         names = sorted(path.name for path in folder.iterdir() if path.is_dir())
         return [record for name in names for record in load_records(name, folder)]
 
-    def commit(self, record: Any) -> str:
-        """The commit that a record was made with, as a link once the repository's address is set."""
-        commit = str(record.environment["commit"])
+    def commits(self, records: list[Any]) -> str:
+        """The commits that records were made with, as links once the repository's address is set."""
         address = str(self.config.html_theme_options.get("repository_url", "OWNER_NOT_SET"))
+        found = dict.fromkeys(str(record.environment["commit"]) for record in records)
         if "OWNER_NOT_SET" in address:
-            return f"`{commit}`"
-        return f"[`{commit}`]({address}/commit/{commit.removesuffix('-dirty')})"
+            return ", ".join(f"`{commit}`" for commit in found)
+        return ", ".join(f"[`{commit}`]({address}/commit/{commit.removesuffix('-dirty')})" for commit in found)
 
 
 class Exercises(GeneratedText):
@@ -76,20 +76,15 @@ class Exercises(GeneratedText):
 class State(GeneratedText):
     def lines(self, root: Path) -> list[str]:
         records = self.records(root)
-        found = [
-            "| chapter | time | profile | data | records | commit |",
-            "|---|---|---|---|---|---|",
-        ]
+        found = ["| chapter | time | profile | data | records |", "|---|---|---|---|---|"]
         for chapter in self.chapters(root):
             read = [record for record in records if chapter.uses(record)]
-            experiments = ", ".join(dict.fromkeys(f"`{r.experiment}`" for r in read))
             cells = [
                 f"[{chapter.title}]({chapter.path.name})",
                 chapter.time,
                 f"`{chapter.profiles[0]}`",
                 chapter.data,
-                f"{len(read)} {'run' if len(read) == 1 else 'runs'}: {experiments}" if read else "none",
-                ", ".join(dict.fromkeys(map(self.commit, read))),
+                f"{_runs(read)}, commit {self.commits(read)}" if read else "none",
             ]
             found.append(f"| {' | '.join(cells)} |")
         return found
@@ -99,20 +94,23 @@ class Runs(GeneratedText):
     def lines(self, root: Path) -> list[str]:
         groups = defaultdict(list)
         for r in self.records(root):
-            groups[r.experiment, r.dataset, r.family, r.profile, self.commit(r)].append(r)
-        found = [
-            "| experiment | data | family | profile | seeds | minutes a run | device | commit |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for (experiment, dataset, family, profile, commit), runs in groups.items():
+            groups[r.experiment, f"{r.dataset}, {r.family}, `{r.profile}`"].append(r)
+        found = ["| experiment | data, family, profile | seeds | minutes a run | commit |", "|---|---|---|---|---|"]
+        for (experiment, what), runs in groups.items():
             minutes = sorted(r.seconds / 60 for r in runs)
-            seeds = ", ".join(str(r.seed) for r in runs)
-            devices = ", ".join(dict.fromkeys(str(r.environment["device"]) for r in runs))
             span = " to ".join(dict.fromkeys(f"{m:.1f}" for m in (minutes[0], minutes[-1])))
-            found.append(
-                f"| `{experiment}` | {dataset} | {family} | `{profile}` | {seeds} | {span} | {devices} | {commit} |"
-            )
+            devices = ", ".join(dict.fromkeys(str(r.environment["device"]) for r in runs))
+            seeds = ", ".join(str(r.seed) for r in runs)
+            found.append(f"| `{experiment}` | {what} | {seeds} | {span} on {devices} | {self.commits(runs)} |")
         return found
+
+
+def _runs(records: list[Any]) -> str:
+    """`2 runs of kd, pwl`; many experiments with one beginning as `ablation-*`."""
+    names = list(dict.fromkeys(record.experiment for record in records))
+    if len(names) > 3:
+        names = list(dict.fromkeys(f"{name.split('-')[0]}-*" if "-" in name else name for name in names))
+    return f"{len(records)} {'run' if len(records) == 1 else 'runs'} of {', '.join(f'`{name}`' for name in names)}"
 
 
 class Names(SphinxDirective):

@@ -84,7 +84,7 @@ def set_alt_texts(app: Sphinx, doctree: nodes.document) -> None:
 
 
 # The name of a folded cell would hide its text from voice control; entries of a bibliography are no items of a list.
-MENDED = ((' aria-label="Toggle hidden content"', ""), ('<div role="list" class="citation-list">', '<div class="citation-list">'))
+MENDED = ((' aria-label="Toggle hidden content"', ""), ('<div role="list" class="citation-list', '<div class="citation-list'))
 
 
 def mend_names(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:

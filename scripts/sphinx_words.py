@@ -52,7 +52,8 @@ def link_first_uses(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if WITHOUT.match(page) or _inside(paragraph, NOT_PROSE, "cell_output"):
             continue
         for text in list(paragraph.findall(nodes.Text)):
-            if not _inside(text, NOT_PROSE, stop=paragraph):
+            title = isinstance(text.parent, nodes.emphasis) and len(text.split()) > 3  # of a work
+            if not title and not _inside(text, NOT_PROSE, stop=paragraph):
                 _link(app, text, found, expression, used.setdefault(page, set()), docname)
 
 
