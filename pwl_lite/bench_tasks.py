@@ -139,8 +139,9 @@ def memory_use(task: Task) -> Task:
     """
     import torch
 
+    from .hardware import give_back_memory
     from .networks import build_network
-    from .streaming import ProgressiveModel, give_back_memory
+    from .streaming import ProgressiveModel
 
     for name in ("student", "teacher"):
         with torch.inference_mode():

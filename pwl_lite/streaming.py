@@ -9,7 +9,6 @@ assignment: requests neither wait for it nor see half of it, and memory is given
 """
 
 import asyncio
-import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from .blocknet import BlockNet
 from .errors import CompositionError, PWLError, StoreError, StreamingError
+from .hardware import give_back_memory, step_aside
 from .manifest import needed_shards
 from .orders import best_composition, plan_order
 from .skeleton import Skeleton
@@ -396,6 +396,7 @@ class ProgressiveModel:
 
     def _load(self, steps: Sequence[str], fetches: list[list[str]], stop: Flag, patience: float | None, bar: Any) -> None:
         kind, reason = "done", None
+        step_aside()
         try:
             upcoming = deque(fetches)
             arriving: dict[str, Future] = {}
@@ -468,6 +469,7 @@ class ProgressiveModel:
         arriving: dict[str, Future] = {name: Future() for name in names}
 
         def fetch(name: str) -> None:
+            step_aside()
             try:
                 with self._unless(stop):
                     entry = self.manifest["shards"][name]
@@ -556,12 +558,6 @@ class ProgressiveModel:
         from tqdm.auto import tqdm
 
         return tqdm(total=self._total, initial=self._done, unit="B", unit_scale=True, desc="teacher")
-
-
-def give_back_memory() -> None:
-    """Ask the C library (glibc does) to return freed memory to the system: it keeps much of what blocks and arrivals had."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _modules(part: nn.Module) -> list[nn.Module]:

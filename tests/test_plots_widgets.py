@@ -231,7 +231,9 @@ def test_from_a_mapping_and_from_a_record():
     data = pwl.CompositionPicker.from_lattice(record).data
     assert data["title"] == "pwl/some-run"
     assert data["rows"]["TTTT"] == {"accuracy": 85.4, "agreement": 100.0, "bytes": 900.0, "macs": 70.0}
-    assert data["rows"]["SSSS"]["bytes"] is None
+    assert data["rows"]["SSSS"]["bytes"] is None and data["converters"]
+    record.objective = {"name": "progressive", "identity": True}
+    assert not pwl.CompositionPicker.from_lattice(record).data["converters"]
 
 
 def test_samples_hold_the_right_answers_and_the_real_pixels(net, data):

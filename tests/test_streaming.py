@@ -37,6 +37,7 @@ from torch import nn
 from pwl_lite import sources
 from pwl_lite.blocknet import BlockNet, num_bytes, state_hash
 from pwl_lite.errors import CompositionError, StoreError, StreamingError
+from pwl_lite.hardware import NICE
 from pwl_lite.manifest import needed_shards, read_manifest
 from pwl_lite.networks import build_network
 from pwl_lite.orders import best_path
@@ -205,6 +206,19 @@ def test_only_what_answers_is_held(folder, order):
     assert len(held) == 4
     for composition, names in held:
         assert names == set(needed_shards(composition))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_what_loads_steps_aside_for_requests(folder):
+    """The threads that load have a lower priority than the one that asks, whose own stays as it was."""
+
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before, seen = priority(), {}
+    with opened(folder, on_event=lambda event: seen.setdefault(threading.current_thread().name, priority())) as model:
+        model.load_teacher(background=False)
+    assert seen["pwl-loading"] == max(before, NICE) and priority() == before
 
 
 def test_freed_blocks_are_really_gone(folder):

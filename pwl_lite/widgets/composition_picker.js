@@ -59,7 +59,7 @@ function initialize({ model }) {
 }
 
 function render({ model, el }) {
-  const { title, names, rows, orders, samples } = model.get("data");
+  const { title, names, rows, orders, samples, converters } = model.get("data");
   const n = names.length;
   const student = "S".repeat(n);
   const measured = (key) => Object.values(rows).some((row) => row[key] !== null);
@@ -238,7 +238,7 @@ function render({ model, el }) {
     });
     joints.forEach((joint, i) => {
       const turn = composition[i] + composition[i + 1];
-      const kind = { ST: ["dec", "decoder: student features become teacher features"],
+      const kind = converters && { ST: ["dec", "decoder: student features become teacher features"],
         TS: ["enc", "encoder: teacher features become student features"] }[turn];
       joint.className = kind ? "pwl-joint pwl-converter" : "pwl-joint";
       joint.textContent = kind ? kind[0] : "→";

@@ -34,6 +34,7 @@ class CompositionPicker(anywidget.AnyWidget):
         samples: images with the compositions' answers, see `picker_samples`.
         names: one name for each block; by default block 1 .. block N.
         title: a line above the view.
+        converters: whether the pair has any: where not, none are drawn.
 
     Attributes:
         composition: the one shown, such as `"TTSS"`; setting it moves the view, clicks in the view set it.
@@ -60,6 +61,7 @@ class CompositionPicker(anywidget.AnyWidget):
         samples: Mapping[str, Any] | None = None,
         names: Sequence[str] | None = None,
         title: str = "",
+        converters: bool = True,
     ):
         rows = _rows(table)
         self.num_blocks = len(next(iter(rows)))
@@ -73,6 +75,7 @@ class CompositionPicker(anywidget.AnyWidget):
             "rows": rows,
             "orders": {name: list(loading_order(name, self.num_blocks)) for name in NAMED_ORDERS},
             "samples": dict(samples) if samples else None,
+            "converters": converters,
         }
         super().__init__(data=data, composition="S" * self.num_blocks)
 
@@ -85,6 +88,7 @@ class CompositionPicker(anywidget.AnyWidget):
             rows = [{"composition": c, "accuracy": a} for c, a in lattice.items()]
         else:
             title = title if title is not None else f"{lattice.experiment}/{lattice.run}"
+            options.setdefault("converters", not lattice.objective.get("identity", False))
             rows = [
                 {
                     "composition": c,
