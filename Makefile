@@ -46,6 +46,7 @@ $(STRICT): $(STAMP) $(SOURCES)
 
 site-check: $(STRICT) $(SITE_STAMP) ## look at every page in Chromium: accessibility, keyboard, phone, dark colours, requests; takes screenshots
 	@$(BIN)/python scripts/check_pages.py _build/html
+	@$(BIN)/python -m pytest -q tests/site_views.py
 
 $(SITE_STAMP): $(STAMP) requirements-site.txt
 	@$(BIN)/python -m pip install --quiet --requirement requirements-site.txt

@@ -41,9 +41,10 @@ globalThis.darkFigures = () =>
     .filter((img) => shown(img) && getComputedStyle(img).backgroundColor !== "rgb(255, 255, 255)")
     .map((img) => `a figure without its white ground: ${img.alt.slice(0, 60)}`);
 
-/** What shows a hand to the mouse, and is no control and not part of one. */
+/** What shows a hand to the mouse, and is no control and not part of one. Points of a curve may be short cuts to a slider beside it. */
 globalThis.onlyClickable = () =>
   [...document.querySelectorAll("article *")]
+    .filter((e) => !(e.ownerSVGElement && e.closest(".jupyter-widgets, .pwl-picker, .pwl-stream")?.querySelector("input[type=range]")))
     .filter((e) => shown(e) && getComputedStyle(e).cursor === "pointer" && !e.closest(`${CONTROLS}, a[href], label, .noUi-target`))
     .filter((e) => getComputedStyle(e.parentElement).cursor !== "pointer")
     .map(brief);
