@@ -216,7 +216,7 @@ def test_reads_of_a_chapter_are_found_in_its_code(tmp_path):
     cells = [
         nbformat.v4.new_markdown_cell("# A title\n\nTime on 2 CPU cores: under a minute."),
         nbformat.v4.new_code_cell('profile = "quick"  # @param ["quick", "cifar"]\ndataset = "shapes10"'),
-        nbformat.v4.new_code_cell('%time x = pwl.load_records("kd", dataset="cifar10", seed=0)\nload_records(f"a-{x}")'),
+        nbformat.v4.new_code_cell('%pylab\nx = pwl.load_records("kd", dataset="cifar10", seed=0)\nload_records(f"a-{x}")'),
         nbformat.v4.new_markdown_cell("### Exercise 1: in words\n\n<details><summary>Solution</summary>\n\nx\n\n</details>"),
         nbformat.v4.new_markdown_cell("### Exercise 2: in code"),
         nbformat.v4.new_code_cell("1 + 1"),
