@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The name holds a checksum of what is installed: a changed requirements.txt is installed again, a new checkout is not.
 STAMP := $(VENV)/installed-$(shell cat requirements.txt pyproject.toml setup.py | cksum | cut -d ' ' -f 1)
+SITE_STAMP := $(VENV)/site-$(shell cksum < requirements-site.txt | cut -d ' ' -f 1)
+# Says that the pages were built strictly, and from which state of what they are made of.
+STRICT := _build/built-strictly
+SOURCES = _config.yml _toc.yml $(shell find book scripts pwl_lite data/results web_static -type f -not -path '*/vendor/*' -not -name '*.pyc')
 CHAPTERS ?= $(wildcard book/*.ipynb)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book strict test test-package test-nbval test-chapters lint notebooks lab address results clean distclean
+.PHONY: help install book strict site-check single-page test test-package test-nbval test-chapters lint notebooks lab address results clean distclean
 
 help: ## list the targets
 	@echo "Progressive Weight Loading, hands on. Needs Python 3.11 or newer (make PYTHON=python3.12 ... chooses one)."
@@ -32,8 +36,25 @@ book: $(STAMP) ## build the rendered book into _build/html
 	@$(BIN)/python scripts/build_book.py
 
 strict: $(STAMP) ## build every page afresh, warnings are errors, then check links, images and outside requests
+	@rm -f $(STRICT)
 	@$(BIN)/python scripts/build_book.py --strict
 	@$(BIN)/python scripts/check_site.py _build/html
+	@touch $(STRICT)
+
+$(STRICT): $(STAMP) $(SOURCES)
+	@$(MAKE) --no-print-directory strict
+
+site-check: $(STRICT) $(SITE_STAMP) ## look at every page in Chromium: accessibility, keyboard, phone, dark colours, requests; takes screenshots
+	@$(BIN)/python scripts/check_pages.py _build/html
+	@$(BIN)/python -m pytest -q tests/site_views.py
+
+$(SITE_STAMP): $(STAMP) requirements-site.txt
+	@$(BIN)/python -m pip install --quiet --requirement requirements-site.txt
+	@rm -f $(VENV)/site-*
+	@touch $@
+
+single-page: $(STAMP) ## the whole book as one page to print, in _build/singlehtml, and as a PDF where Chromium is found
+	@$(BIN)/python scripts/build_single_page.py
 
 test: test-package test-nbval test-chapters ## all tests: the package, nbval on the chapters, every chapter alone through papermill
 

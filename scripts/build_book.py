@@ -13,6 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
+# Jupyter Book's own first page has neither language nor title, and lets browsers ask for an icon that is not there.
+FIRST_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Progressive Weight Loading, hands on</title>
+<link rel="icon" href="_static/favicon.svg">
+<meta http-equiv="refresh" content="0; url=book/intro.html">
+<p><a href="book/intro.html">Progressive Weight Loading, hands on</a></p>
+</html>
+"""
 
 
 def main() -> None:
@@ -21,6 +32,9 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     subprocess.run([sys.executable, str(ROOT / "scripts" / "vendor.py")], check=True)
+    if arguments.strict:  # pages and Sphinx's memory of them: what is gone must not stay
+        for folder in (SITE, ROOT / "_build" / ".doctrees"):
+            shutil.rmtree(folder, ignore_errors=True)
     options = ["--all", "-W", "--keep-going"] if arguments.strict else []
     command = [
         sys.executable,
@@ -35,6 +49,7 @@ def main() -> None:
         sys.exit(f"the book was not built: jupyter-book ended with {code}, see above")
     # Sphinx copies static files only when a page has changed.
     shutil.copytree(ROOT / "web_static", SITE / "_static", dirs_exist_ok=True)
+    (SITE / "index.html").write_text(FIRST_PAGE, encoding="utf-8")
     print(f"The book is ready after {time.perf_counter() - started:.0f} s. Open it in a browser:")
     print(f"    {SITE / 'index.html'}")
 

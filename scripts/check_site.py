@@ -1,8 +1,8 @@
 """Check the rendered book: python scripts/check_site.py _build/html
 
 Every local link and file must exist, every image must have an alt text, and no page may load anything from
-elsewhere (links to other sites are fine), unless the scripts could not be fetched at build time and come from
-CDNs.
+elsewhere (links to other sites are fine, and are listed in external-links.txt beside the folder), unless the
+scripts could not be fetched at build time and come from CDNs. What only a browser can tell is checked by check_pages.py.
 """
 
 import sys
@@ -52,9 +52,23 @@ def outside(address: str) -> bool:
     return urlsplit(address).scheme in ("http", "https") or address.startswith("//")
 
 
+def read_pages(site: Path) -> dict[Path, Page]:
+    """All pages of the book."""
+    return {path: Page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts}
+
+
+def external_links(site: Path) -> list[str]:
+    """Links to other sites, one line each: the address and the pages that have it."""
+    found: dict[str, set[str]] = {}
+    for path, page in read_pages(site).items():
+        for address in filter(outside, page.links):
+            found.setdefault(address, set()).add(path.relative_to(site).as_posix())
+    return [f"{address}  {' '.join(sorted(found[address]))}" for address in sorted(found)]
+
+
 def problems(site: Path) -> list[str]:
     """Everything wrong with the pages of the book, one line each."""
-    pages = {path: Page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts}
+    pages = read_pages(site)
     vendored = (site / "_static" / "vendor" / "COMPLETE").is_file()
     found = [] if pages else [f"{site}: no pages"]
     for path, page in pages.items():
@@ -81,7 +95,10 @@ def main() -> None:
     found = problems(site)
     if found:
         sys.exit("\n".join(found) + f"\n{len(found)} problems in {site}")
-    print(f"check_site: links, images and requests of {site} are fine")
+    links = external_links(site)
+    listed = site.parent / "external-links.txt"
+    listed.write_text("".join(f"{line}\n" for line in links), encoding="utf-8")
+    print(f"check_site: links, images and requests of {site} are fine; {len(links)} links to other sites in {listed}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,16 @@
 - Without a finished web_static/vendor/ (see scripts/vendor.py) pages load the same scripts from public
   CDNs.
 - While the repository's address is not set, links into the repository are left out of the pages' header.
+- What MyST-NB and the theme write into a page in a way that screen readers stumble over is mended.
+
+Further parts: sphinx_pages.py (pages made from the book's own files) and sphinx_words.py (links to the glossary).
 """
 
 import base64
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -79,9 +83,26 @@ def set_alt_texts(app: Sphinx, doctree: nodes.document) -> None:
             logger.warning("an image without alt text: %s", image["uri"], location=app.env.docname)
 
 
+# The name of a folded cell would hide its text from voice control; entries of a bibliography are no items of a list.
+MENDED = ((' aria-label="Toggle hidden content"', ""), ('<div role="list" class="citation-list', '<div class="citation-list'))
+
+
+def mend_names(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Mend what is wrong in the page's own text; what scripts add later is mended by web_static/names.js."""
+    for wrong, right in MENDED:
+        if "body" in context:
+            context["body"] = context["body"].replace(wrong, right)
+    if page == "_modules/index":  # lists inside lists without an item
+        head, start, rest = context["body"].partition("<ul>")
+        context["body"] = head + start + re.sub("</?ul>", "", rest) + "</ul>"
+
+
 def setup(app: Sphinx) -> dict:
+    app.setup_extension("sphinx_pages")
+    app.setup_extension("sphinx_words")
     # Before MyST-NB (priority 500) reads its settings.
     app.connect("config-inited", choose_scripts, priority=100)
     app.connect("config-inited", hide_unset_address, priority=100)
     app.connect("doctree-read", set_alt_texts)
+    app.connect("html-page-context", mend_names)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,6 +2,7 @@
 
     python scripts/stamp_address.py            stamp it
     python scripts/stamp_address.py --check    change nothing; fail and list the files that disagree
+    python scripts/stamp_address.py --address https://github.com/OWNER/REPOSITORY    set it first
 
 In chapters it makes the Colab link of the first cell and the whole set-up cell; in text files it replaces the
 address stamped last, which is [project.urls] Repository in pyproject.toml.
@@ -43,6 +44,18 @@ def addresses(root: Path) -> tuple[str, str]:
         if not ADDRESS.fullmatch(address):
             sys.exit(f"pyproject.toml: {address!r} is not of the form https://github.com/OWNER/REPOSITORY")
     return wanted, stamped
+
+
+def set_address(root: Path, address: str) -> None:
+    """Write the setting itself, [tool.pwl] repository of pyproject.toml."""
+    if not ADDRESS.fullmatch(address):
+        sys.exit(f"--address {address!r} is not of the form https://github.com/OWNER/REPOSITORY")
+    path = root / "pyproject.toml"
+    text = path.read_text(encoding="utf-8")
+    new, count = re.subn(r'^repository = ".*"$', f'repository = "{address}"', text, flags=re.M)
+    if count != 1:
+        sys.exit(f"pyproject.toml: expected one line 'repository = ...', found {count}")
+    write_whole(path, new)
 
 
 def colab_link(address: str, notebook: str) -> str:
@@ -97,8 +110,13 @@ def changes(root: Path) -> dict[Path, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file disagrees")
+    parser.add_argument("--address", help="the repository's address, to be set in pyproject.toml first")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.address and arguments.check:
+        parser.error("--check changes nothing, --address does: choose one")
+    if arguments.address:
+        set_address(arguments.root, arguments.address)
     wrong = changes(arguments.root)
     names = ", ".join(str(path.relative_to(arguments.root)) for path in wrong)
     if arguments.check:

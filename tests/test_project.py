@@ -8,8 +8,10 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import chapters
 import check_site
 import nbformat
 import pytest
@@ -20,6 +22,7 @@ import yaml
 from alone import clean_environment
 
 import pwl_lite
+from pwl_lite.records import load_records
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -59,7 +62,8 @@ def test_version_is_the_same_everywhere():
 
 
 def test_requirements_are_pinned_and_the_package_gives_lower_bounds_only():
-    lines = re.findall(r"^[^#\n].*$", (ROOT / "requirements.txt").read_text(), flags=re.M)
+    text = "".join((ROOT / name).read_text() for name in ("requirements.txt", "requirements-site.txt"))
+    lines = re.findall(r"^[^#\n].*$", text, flags=re.M)
     pinned = dict(re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups() for line in lines)
     assert len(pinned) == len(lines)
     for need in PROJECT["project"]["dependencies"]:
@@ -69,12 +73,45 @@ def test_requirements_are_pinned_and_the_package_gives_lower_bounds_only():
 
 def test_table_of_contents_names_existing_files():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    entries = [entry for part in toc["parts"] for entry in part["chapters"]]
+    files = [toc["root"]] + [e["file"] for entry in entries for e in [entry, *entry.get("sections", [])]]
     assert len(set(files)) == len(files)
     for name in files:
         assert [p for p in (ROOT / "book").glob(Path(name).name + ".*") if p.suffix in (".md", ".ipynb")], (
             name
         )
+
+
+def test_every_work_that_is_spoken_of_stands_in_the_references():
+    entries = (ROOT / "book" / "references.bib").read_text()
+    known = set(re.findall(r"arXiv:(\d{4}\.\d{4,5})", entries))
+    places = [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.ipynb"), *(ROOT / "pwl_lite").rglob("*.py")]
+    for path in [*places, ROOT / "README.md", ROOT / "data" / "published.csv"]:
+        spoken_of = set(re.findall(r"arxiv\W{0,2}(?:org/abs/)?(\d{4}\.\d{4,5})", path.read_text(), flags=re.I))
+        assert spoken_of <= known, f"{path.name}: not in book/references.bib: {spoken_of - known}"
+    cited = {key for path in places for key in re.findall(r"{cite}`(\w+)`", path.read_text())}
+    assert cited <= set(re.findall(r"^@\w+{(\w+),$", entries, flags=re.M))
+
+
+def test_reference_describes_every_module_with_public_names():
+    pages = "".join(path.read_text() for path in (ROOT / "book").glob("api*.md"))
+    described = set(re.findall(r"automodule:: (pwl_lite[\w.]*)", pages))
+    for module in described:
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
+    for home in pwl_lite._HOMES:
+        assert f"pwl_lite.{home}" in described, f"pwl_lite.{home} has public names and is in no book/api*.md"
+
+
+def test_workflows_use_official_actions_and_name_no_repository():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text()
+        jobs = yaml.safe_load(text)["jobs"]
+        steps = [step for job in jobs.values() for step in job["steps"]]
+        assert steps and all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+        assert "OWNER_NOT_SET" not in text and "github.com/" not in text
+        targets = re.findall(r"run: make ([\w-]+)", text)
+        assert targets and set(targets) <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
 
 
 def test_help_lists_every_target():
@@ -152,6 +189,54 @@ def test_stamping_changes_chapters_texts_and_nothing_else(tmp_path):
     assert f'"git+{other}"' in next(c for c in nb.cells if "setup" in c.metadata.get("tags", [])).source
 
 
+def test_address_can_be_given_to_the_stamp(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    script = ROOT / "scripts" / "stamp_address.py"
+    other = "https://github.com/someone-else/another.name"
+    assert call(sys.executable, script, "--root", tmp_path, "--address", other).returncode == 0
+    assert yaml.safe_load((tmp_path / "_config.yml").read_text())["repository"]["url"] == other
+    assert tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["pwl"]["repository"] == other
+    wrong = call(sys.executable, script, "--root", tmp_path, "--address", "elsewhere")
+    assert wrong.returncode != 0 and "not of the form https://github.com/OWNER/REPOSITORY" in wrong.stderr
+
+
+def test_chapters_say_what_the_state_of_the_book_needs():
+    records = [r for path in (ROOT / "data" / "results").iterdir() for r in load_records(path.name)]
+    for chapter in chapters.chapters(ROOT):
+        assert chapter.profiles[0] == "quick" and chapter.time.startswith("under "), chapter.path.name
+        headings = re.findall(r"### (Exercise \d+: [^\n\"\\]+)", chapter.path.read_text())
+        assert [exercise.heading for exercise in chapter.exercises] == headings
+        assert all(exercise.kinds for exercise in chapter.exercises)
+        for pattern, fields in chapter.reads:  # what a chapter reads is there
+            assert any(replace(chapter, reads=((pattern, fields),)).uses(r) for r in records), (chapter.path.name, pattern)
+
+
+def test_reads_of_a_chapter_are_found_in_its_code(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("# A title\n\nTime on 2 CPU cores: under a minute."),
+        nbformat.v4.new_code_cell('profile = "quick"  # @param ["quick", "cifar"]\ndataset = "shapes10"'),
+        nbformat.v4.new_code_cell('%pylab\nx = pwl.load_records("kd", dataset="cifar10", seed=0)\nload_records(f"a-{x}")'),
+        nbformat.v4.new_markdown_cell("### Exercise 1: in words\n\n<details><summary>Solution</summary>\n\nx\n\n</details>"),
+        nbformat.v4.new_markdown_cell("### Exercise 2: in code"),
+        nbformat.v4.new_code_cell("1 + 1"),
+    ]
+    cells[1].metadata.tags, cells[5].metadata.tags = ["parameters"], ["solution"]
+    path = tmp_path / "01_x.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    chapter = chapters.read_chapter(path)
+    assert (chapter.title, chapter.time, chapter.data) == ("A title", "under a minute", "shapes10")
+    assert chapter.profiles == ("quick", "cifar")
+    assert chapter.reads == (("kd", {"dataset": "cifar10"}), ("a-*", {}))
+    assert [(e.heading, e.kinds) for e in chapter.exercises] == [
+        ("Exercise 1: in words", ("words",)),
+        ("Exercise 2: in code", ("code",)),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells[1:]), path)
+    with pytest.raises(ValueError, match=r"01_x.ipynb: expected a line 'Time on 2 CPU cores"):
+        chapters.read_chapter(path)
+
+
 def notebook_with_widgets() -> nbformat.NotebookNode:
     """Linked widgets, a stream in pieces, a solution."""
     sources = [
@@ -202,15 +287,27 @@ def test_without_npm_registry_the_scripts_are_left_to_cdns(tmp_path):
 PAGE = """\
 # A page
 
-$x^2$ and a [link](other.md#a-place).
+$x^2$ and a [link](other.md#a-place). `block` is code; Blocks, and again blocks, are words; so is MB, unlike mb or MB/s.
+"""
+GLOSSARY = """\
+# Glossary
+
+```{glossary}
+block
+  What is swapped.
+
+MB
+  A million bytes.
+```
 """
 
 
-def small_book(folder: Path, vendored: bool) -> Path:
-    """Build two pages with the settings of this book; returns the folder of the site."""
+def small_book(folder: Path, vendored: bool, address: str = ADDRESS) -> Path:
+    """Build some pages with the settings of this book; returns the folder of the site."""
     (folder / "book").mkdir(parents=True)
     (folder / "book" / "intro.md").write_text(PAGE)
     (folder / "book" / "other.md").write_text("# Other\n\n## A place\n\nWords.\n")
+    (folder / "book" / "glossary.md").write_text(GLOSSARY)
     (folder / "book" / "references.bib").write_text("")
     nb = notebook_with_widgets()
     nb.cells = nb.cells[:2]
@@ -227,10 +324,10 @@ def small_book(folder: Path, vendored: bool) -> Path:
     toc = {
         "format": "jb-book",
         "root": "book/intro",
-        "chapters": [{"file": "book/other"}, {"file": "book/widgets"}],
+        "chapters": [{"file": f"book/{name}"} for name in ("other", "widgets", "glossary")],
     }
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
-    shutil.copy(ROOT / "_config.yml", folder)
+    (folder / "_config.yml").write_text((ROOT / "_config.yml").read_text().replace(ADDRESS, address))
     shutil.copytree(ROOT / "web_static", folder / "web_static", ignore=shutil.ignore_patterns("vendor"))
     (folder / "scripts").symlink_to(ROOT / "scripts")
     if vendored:
@@ -262,6 +359,21 @@ def test_pages_load_from_their_own_site_or_from_cdns(tmp_path, vendored):
     assert 'alt="one small dot"' in (site / "book" / "widgets.html").read_text()
     assert (site / "index.html").is_file()
     assert check_site.problems(site) == []
+    words = re.findall(r'<a class="word [^>]*href="glossary.html#([^"]*)" title="([^"]*)">([^<]*)</a>', intro(site))
+    assert words == [("term-block", "What is swapped.", "Blocks"), ("term-MB", "A million bytes.", "MB")]
+    assert "Toggle hidden content" not in (site / "book" / "widgets.html").read_text()
+
+
+def intro(site: Path) -> str:
+    return (site / "book" / "intro.html").read_text()
+
+
+def test_launch_buttons_follow_the_address(tmp_path):
+    site = small_book(tmp_path, vendored=True, address="https://github.com/someone-else/another")
+    page = (site / "book" / "widgets.html").read_text()
+    assert "https://colab.research.google.com/github/someone-else/another/blob/main/book/widgets.ipynb" in page
+    assert "https://mybinder.org/v2/gh/someone-else/another/main?urlpath=tree/book/widgets.ipynb" in page
+    assert "https://github.com/someone-else/another" in intro(site)
 
 
 def test_check_site_finds_what_is_wrong(tmp_path):
@@ -278,6 +390,7 @@ def test_check_site_finds_what_is_wrong(tmp_path):
         "a.html: no such file: nowhere.html",
         "a.html: no such place: #gone",
     ]
+    assert check_site.external_links(tmp_path) == ["https://example.org  a.html"]
 
 
 def test_make_refuses_an_old_python_with_a_clear_message(tmp_path):

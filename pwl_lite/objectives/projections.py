@@ -17,7 +17,7 @@ def projection_matrix(
 ) -> Tensor:
     """A matrix P (channels, dim), to be used as `rows @ P`.
 
-    The three random kinds keep squared lengths in expectation: E |xP|^2 = |x|^2.
+    The three random kinds keep squared lengths in expectation: E ‖xP‖^2 = ‖x‖^2.
 
     Args:
         kind: `gaussian` (independent normal entries), `sign` (independent entries +-1 / sqrt(dim)), `orthogonal` (a random

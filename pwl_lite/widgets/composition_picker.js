@@ -73,7 +73,8 @@ function render({ model, el }) {
   // --- the network: one button for each block, converters where it switches
   const buttons = names.map((name, i) =>
     element("button", { type: "button", class: "pwl-block", onclick: () => flip(i) },
-      element("span", { class: "pwl-letter" }), element("span", { class: "pwl-name" }, name),
+      // The spaces are heard: a button is called by its text.
+      element("span", { class: "pwl-letter" }), " ", element("span", { class: "pwl-name" }, name), " ",
       element("span", { class: "pwl-arrival" })));
   const joints = names.slice(1).map(() => element("span", { class: "pwl-joint" }));
   const network = element("div", { class: "pwl-network", role: "group", "aria-label": "Blocks of the network" },
@@ -231,7 +232,6 @@ function render({ model, el }) {
       const teacher = composition[i] === "T";
       button.classList.toggle("pwl-teacher", teacher);
       button.setAttribute("aria-pressed", String(teacher));
-      button.setAttribute("aria-label", `${names[i]}: ${teacher ? "teacher" : "student"}; arrives as number ${order.indexOf(i + 1) + 1}`);
       button.title = teacher ? "the teacher's; press to take the student's" : "the student's; press to load the teacher's";
       button.children[0].textContent = composition[i];
       button.children[2].textContent = `arrives ${order.indexOf(i + 1) + 1}.`;

@@ -1,0 +1,149 @@
+"""What the chapters say of themselves: exercises, time, profile, data, and which records they read.
+
+Pages of the book are made from this while it is built (sphinx_pages.py); nothing of it is written by hand twice.
+"""
+
+import ast
+import json
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+
+LOADERS = ("load_record", "load_records")
+FILTERS = ("dataset", "family", "profile")
+# Functions of the package that read records for a chapter: what `ledger()` compares with.
+READERS = {"ledger": "pwl"}
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """`number` and `title` as in its heading; `kinds` of its solutions: code, words or both."""
+
+    number: int
+    title: str
+    kinds: tuple[str, ...]
+
+    @property
+    def heading(self) -> str:
+        return f"Exercise {self.number}: {self.title}"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook of the book.
+
+    Attributes:
+        path: the notebook.
+        title: as `_toc.yml` has it.
+        time: what it says it takes on 2 CPU cores, in its committed profile.
+        profiles: the committed profile first, then the others that its parameters offer.
+        data: what it trains on as committed.
+        reads: (pattern of experiments, fields that the records must have), one for each call that reads records.
+        exercises: in order.
+    """
+
+    path: Path
+    title: str
+    time: str
+    profiles: tuple[str, ...]
+    data: str
+    reads: tuple[tuple[str, dict[str, str]], ...]
+    exercises: tuple[Exercise, ...]
+
+    def uses(self, record: Any) -> bool:
+        """Whether the chapter reads this record (a `pwl_lite.Record`)."""
+        return any(
+            fnmatch(record.experiment, pattern) and all(getattr(record, f) == v for f, v in fields.items())
+            for pattern, fields in self.reads
+        )
+
+
+def chapters(root: Path) -> list[Chapter]:
+    """All notebooks of `_toc.yml`, in its order."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    entries = [entry for part in toc.get("parts", [toc]) for entry in part["chapters"]]
+    paths = [(root / f"{entry['file']}.ipynb", entry.get("title", "")) for entry in entries]
+    return [read_chapter(path, title) for path, title in paths if path.is_file()]
+
+
+def read_chapter(path: Path, title: str = "") -> Chapter:
+    """One notebook; `title` by default is its first heading.
+
+    Raises:
+        ValueError: it does not say how long it takes.
+    """
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    time = re.search(r"^Time(?: on 2 CPU cores)?: ([^.]+)\.", prose, flags=re.M)
+    if not time:
+        raise ValueError(f"{path.name}: expected a line 'Time on 2 CPU cores: ...' in a cell of text")
+    parameters, offered = _parameters(cells)
+    code = [tree for cell in cells if cell["cell_type"] == "code" for tree in _calls("".join(cell["source"]))]
+    data = parameters.get("dataset") or (
+        "sparse parity" if any(name == "SparseParity" for name, _ in code) else "none"
+    )
+    return Chapter(
+        path,
+        title or re.search(r"^# (.+)$", prose, flags=re.M)[1],
+        re.sub(r"( on 2 CPU cores| in the quick profile)", "", time[1]),
+        tuple(dict.fromkeys([parameters["profile"], *offered])),
+        data,
+        tuple(read for name, call in code if (read := _read(name, call))),
+        tuple(_exercises(cells)),
+    )
+
+
+def _parameters(cells: list[dict]) -> tuple[dict[str, Any], list[str]]:
+    """The literals of the cell tagged `parameters`, and the profiles that its comment offers."""
+    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+    offered = re.search(r"^profile = .*# @param (\[.*\])", source, flags=re.M)
+    return values, json.loads(offered[1]) if offered else []
+
+
+def _calls(source: str) -> list[tuple[str, ast.Call]]:
+    """(name of the function, call) for all calls in a cell."""
+    tree = ast.parse(TransformerManager().transform_cell(source))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = [getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls]
+    return list(zip(names, calls, strict=True))
+
+
+def _read(name: str, call: ast.Call) -> tuple[str, dict[str, str]] | None:
+    """What one call reads: an experiment, a pattern of experiments (f-strings), or the run behind shipped weights."""
+    if name in READERS:
+        return READERS[name], {}
+    if name == "find_weights" and call.args and isinstance(call.args[0], ast.Constant):
+        return "*", {"weights": call.args[0].value}
+    if name not in LOADERS or not call.args:
+        return None
+    first = call.args[0]
+    parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+    pattern = "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in parts)
+    fixed = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant) and k.arg in FILTERS}
+    return pattern, fixed
+
+
+def _exercises(cells: list[dict]) -> list[Exercise]:
+    """The exercises, each with the kinds of its solutions."""
+    found: list[tuple[int, str, list[str]]] = []
+    inside = False
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            if inside and "solution" in cell["metadata"].get("tags", []):
+                found[-1][2].append("code")
+            continue
+        for part in re.split(r"^(?=#{1,3} )", source, flags=re.M):
+            if heading := re.match(r"#{1,3} (?:Exercise (\d+): (.+))?", part):
+                inside = heading[1] is not None
+                if inside:
+                    found.append((int(heading[1]), heading[2].strip(), []))
+            if inside and "<summary>Solution" in part:
+                found[-1][2].append("words")
+    return [Exercise(number, title, tuple(dict.fromkeys(kinds))) for number, title, kinds in found]

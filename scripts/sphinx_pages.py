@@ -1,0 +1,165 @@
+"""Sphinx directives for pages that are made from the book's own files while it is built (loaded by sphinx_pwl.py).
+
+    {exercises}  all exercises, with links
+    {state}      each chapter's time, profile, data, and the commit of the records that it reads
+    {runs}       what the records are
+    {names}      everything that hangs on `pwl_lite`, with the first sentence of its docstring
+"""
+
+import inspect
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from chapters import Chapter, chapters
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+
+class GeneratedText(SphinxDirective):
+    """A directive whose content is Markdown made by `lines()`."""
+
+    def run(self) -> list[nodes.Node]:
+        root = Path(self.env.srcdir)
+        self.env.note_dependency(str(root / "_toc.yml"))
+        container = nodes.container()
+        source, number = self.get_source_info()
+        text = "\n".join(self.lines(root)).splitlines()
+        self.state.nested_parse(StringList(text, source), number, container)
+        return container.children
+
+    def lines(self, root: Path) -> list[str]:
+        raise NotImplementedError
+
+    def chapters(self, root: Path) -> list[Chapter]:
+        """All chapters; the page is made anew when one of them changes."""
+        found = chapters(root)
+        for chapter in found:
+            self.env.note_dependency(str(chapter.path))
+        return found
+
+    def records(self, root: Path) -> list[Any]:
+        """All records that come with the book; the page is made anew when one of them changes."""
+        from pwl_lite.records import load_records
+
+        folder = root / "data" / "results"
+        for path in folder.glob("*/*.json"):
+            self.env.note_dependency(str(path))
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        return [record for name in names for record in load_records(name, folder)]
+
+    def commits(self, records: list[Any]) -> str:
+        """The commits that records were made with, as links once the repository's address is set."""
+        address = str(self.config.html_theme_options.get("repository_url", "OWNER_NOT_SET"))
+        found = dict.fromkeys(str(record.environment["commit"]) for record in records)
+        if "OWNER_NOT_SET" in address:
+            return ", ".join(f"`{commit}`" for commit in found)
+        return ", ".join(f"[`{commit}`]({address}/commit/{commit.removesuffix('-dirty')})" for commit in found)
+
+
+class Exercises(GeneratedText):
+    def lines(self, root: Path) -> list[str]:
+        found = []
+        for chapter in self.chapters(root):
+            found.append(f"- [{chapter.title}]({chapter.path.name})")
+            for exercise in chapter.exercises:
+                slug = _slug(exercise.heading)
+                kinds = " and ".join(exercise.kinds)
+                found.append(
+                    f"  - [{exercise.heading}]({chapter.path.name}#{slug}) (solution in {kinds})"
+                )
+        return found
+
+
+class State(GeneratedText):
+    def lines(self, root: Path) -> list[str]:
+        records = self.records(root)
+        found = ["| chapter | time | profile | data | records |", "|---|---|---|---|---|"]
+        for chapter in self.chapters(root):
+            read = [record for record in records if chapter.uses(record)]
+            cells = [
+                f"[{chapter.title}]({chapter.path.name})",
+                chapter.time,
+                f"`{chapter.profiles[0]}`",
+                chapter.data,
+                f"{_runs(read)}, commit {self.commits(read)}" if read else "none",
+            ]
+            found.append(f"| {' | '.join(cells)} |")
+        return found
+
+
+class Runs(GeneratedText):
+    def lines(self, root: Path) -> list[str]:
+        groups = defaultdict(list)
+        for r in self.records(root):
+            groups[r.experiment, f"{r.dataset}, {r.family}, `{r.profile}`"].append(r)
+        found = ["| experiment | data, family, profile | seeds | minutes a run | commit |", "|---|---|---|---|---|"]
+        for (experiment, what), runs in groups.items():
+            minutes = sorted(r.seconds / 60 for r in runs)
+            span = " to ".join(dict.fromkeys(f"{m:.1f}" for m in (minutes[0], minutes[-1])))
+            devices = ", ".join(dict.fromkeys(str(r.environment["device"]) for r in runs))
+            seeds = ", ".join(str(r.seed) for r in runs)
+            found.append(f"| `{experiment}` | {what} | {seeds} | {span} on {devices} | {self.commits(runs)} |")
+        return found
+
+
+def _runs(records: list[Any]) -> str:
+    """`2 runs of kd, pwl`; many experiments with one beginning as `ablation-*`."""
+    names = list(dict.fromkeys(record.experiment for record in records))
+    if len(names) > 3:
+        names = list(dict.fromkeys(f"{name.split('-')[0]}-*" if "-" in name else name for name in names))
+    return f"{len(records)} {'run' if len(records) == 1 else 'runs'} of {', '.join(f'`{name}`' for name in names)}"
+
+
+class Names(SphinxDirective):
+    """A table of all public names: a link to the description, and its first sentence."""
+
+    def run(self) -> list[nodes.Node]:
+        import pwl_lite
+
+        for path in Path(pwl_lite.__file__).parent.rglob("*.py"):
+            self.env.note_dependency(str(path))
+        rows = []
+        for name in pwl_lite.__all__:
+            value = getattr(pwl_lite, name)
+            kind = "module" if inspect.ismodule(value) else "object"
+            if kind == "object" and not callable(value):
+                rows.append(f"| `{name}` | {_constant(pwl_lite, name)} |")
+                continue
+            target = value.__name__ if kind == "module" else f"{value.__module__}.{value.__qualname__}"
+            role = "mod" if kind == "module" else "obj"
+            rows.append(f"| {{py:{role}}}`{name} <{target}>` | {_summary(value)} |")
+        text = ["| `pwl_lite.` | what it is |", "|---|---|", *rows]
+        container = nodes.container()
+        source, number = self.get_source_info()
+        self.state.nested_parse(StringList(text, source), number, container)
+        for reference in container.findall(lambda node: node.tagname == "pending_xref"):
+            reference["refwarn"] = True  # a public name without a description is a warning
+        return container.children
+
+
+def _summary(value: Any) -> str:
+    """The first paragraph of a docstring, on one line, for a table in Markdown."""
+    paragraph = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    return paragraph.replace("|", "\\|")
+
+
+def _constant(package: Any, name: str) -> str:
+    home = package._HOME_OF[name]
+    value = getattr(package, name)
+    return f"{type(value).__name__} in {{py:mod}}`pwl_lite.{home}`: {', '.join(f'`{key}`' for key in value)}"
+
+
+def _slug(heading: str) -> str:
+    """The anchor that MyST gives a heading."""
+    from myst_parser.mdit_to_docutils.base import default_slugify
+
+    return default_slugify(heading)
+
+
+def setup(app: Sphinx) -> dict:
+    for name, directive in (("exercises", Exercises), ("state", State), ("runs", Runs), ("names", Names)):
+        app.add_directive(name, directive)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
