@@ -65,5 +65,5 @@ clean: ## remove what was built; keeps .venv, downloads and data
 	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## also remove .venv and the downloaded scripts; data/ stays
-	rm -rf $(VENV) web_static/vendor .cache
+distclean: clean ## also remove .venv, the downloaded scripts and the demo's networks; data/ stays
+	rm -rf $(VENV) web_static/vendor web_static/pairs .cache
