@@ -201,8 +201,8 @@ def export(args: argparse.Namespace) -> None:
     folder = _weights(args.weights)
     sheet = None if args.dataset is None else _dataset(args.dataset, args.root).test.subset(args.images)
     parts = export_web(folder, args.out, sheet)["parts"]
-    size = {kind: sum(part["bytes"] for name, part in parts.items() if name.startswith(kind)) for kind in ("student", "teacher")}
-    print(f"{len(parts)} ONNX files and {INDEX} in {args.out}: student {size['student']:,} bytes, teacher {size['teacher']:,} bytes")
+    student, teacher = (sum(parts[n]["bytes"] for n in parts if n.startswith(kind)) for kind in ("student", "teacher"))
+    print(f"{len(parts)} ONNX files and {INDEX} in {args.out}: student {student:,} bytes, teacher {teacher:,} bytes")
 
 
 def bench(args: argparse.Namespace) -> None:

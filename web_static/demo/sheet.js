@@ -21,7 +21,7 @@ export class Sheet {
     const { labels, columns, file } = index.sheet;
     this.#url = new URL(file, root).href;
     this.#tiles = labels.map((label, i) => element("span", { style: this.#place(i), title: `${i + 1}: ${index.classes[label]}` }));
-    const grid = element("div", { class: "pwl-demo-tiles", role: "img", style: `--columns: ${columns}; --image: url("${this.#url}")`,
+    const grid = element("div", { class: "pwl-demo-tiles", role: "img", style: `--columns: ${columns}`,
       onclick: ({ target }) => this.#tiles.includes(target) && this.#choose(this.#tiles.indexOf(target)) }, ...this.#tiles);
     this.#slider = element("input", { type: "range", min: 1, max: labels.length, value: 1, oninput: () => this.#choose(this.#slider.value - 1) });
     this.#frame = element("span", { class: "pwl-demo-large", role: "img" });
@@ -31,6 +31,11 @@ export class Sheet {
         element("label", {}, "Look at image ", this.#slider), element("div", { class: "pwl-demo-closer" }, this.#frame, this.#detail)));
     this.grid = grid;
     this.clear();
+    new IntersectionObserver(([entry], observer) => {
+      if (!entry.isIntersecting) return;
+      observer.disconnect();
+      this.node.style.setProperty("--image", `url("${this.#url}")`);
+    }, { rootMargin: "300px" }).observe(grid);
     this.#look(0);
   }
 
@@ -95,12 +100,12 @@ export class Sheet {
     this.#slider.value = i + 1;
     const truth = classes[labels[i]];
     this.#slider.setAttribute("aria-valuetext", `image ${i + 1}, a ${truth}`);
-    this.#frame.setAttribute("style", `background-image: url("${this.#url}"); ${this.#place(i)}`);
+    this.#frame.setAttribute("style", this.#place(i));
     this.#frame.setAttribute("aria-label", `Image ${i + 1}, a ${truth}`);
     const rows = [...this.#seen].filter(([, logits]) => logits[i]).map(([composition, logits]) => {
       const p = probabilities(logits[i]);
       const best = argmax(p);
-      return element("li", {}, element("code", {}, composition), ` ${best === labels[i] ? "✓" : "✗"} ${classes[best]} `,
+      return element("li", {}, element("b", {}, composition), ` ${best === labels[i] ? "✓" : "✗"} ${classes[best]} `,
         element("span", {}, `${Math.round(100 * p[best])} %`));
     });
     this.#detail.replaceChildren(element("li", {}, element("b", {}, `a ${truth}`), rows.length ? "" : ", not classified yet"), ...rows);

@@ -1,5 +1,6 @@
 // The demo: what the reader sees and presses. The networks run in a worker (worker.js).
-// Nothing but the list of the pairs is fetched before Start is pressed: the runtime alone is as large as all the rest of the page.
+// Runtime and networks are fetched when Start is pressed, not before: a reader who only reads should not pay for them, and the
+// press is the moment from which a wait is felt. Until then there are the indexes, and the sheet once it is in sight.
 
 import { chart } from "./chart.js";
 import { bytesOf, namedOrders, needed, path, permutations } from "./compositions.js";
@@ -32,7 +33,7 @@ export class Demo {
   #link = element("select", { onchange: () => this.#sendLink() });
   #order = element("select", { onchange: () => this.#aim() });
   #count = element("input", { type: "range", min: 0, step: 1, oninput: () => this.#aim() });
-  #counted = element("output");
+  #counted = element("span", { "aria-hidden": "true" });
   #fault = element("select", { onchange: () => this.#sendLink() });
   #button = element("button", { type: "button", class: "pwl-demo-start", onclick: () => this.#start() }, "▶ Start");
   // what the reader sees
@@ -57,8 +58,8 @@ export class Demo {
   }
 
   async #open() {
-    const { pairs } = await json(new URL("../pairs/pairs.json", this.#base));
-    const runtime = await fetch(new URL("../vendor/ort/ort.wasm.bundle.min.mjs", this.#base), { method: "HEAD" });
+    const [{ pairs }, runtime] = await Promise.all([json(new URL("../pairs/pairs.json", this.#base)),
+      fetch(new URL("../vendor/ort/ort.wasm.bundle.min.mjs", this.#base), { method: "HEAD" })]);
     if (!runtime.ok) throw new Error("the runtime is missing");
     this.#model.append(...pairs.map(({ name, title }) => element("option", { value: name }, title)));
     for (const [rate, name] of RATES) this.#link.append(element("option", { value: rate }, name));
@@ -66,7 +67,7 @@ export class Demo {
     const figure = (name, words) => element("div", {}, element("dt", {}, words), this.#figures[name], this.#notes[name]);
     await this.#choose(pairs[0].name);
     this.#place.replaceChildren(
-      element("div", { class: "pwl-demo-row" }, this.#button, label("Networks", this.#model), label("Link", this.#link),
+      element("div", { class: "pwl-demo-controls" }, this.#button, label("Networks", this.#model), label("Link", this.#link),
         label("Order of the teacher's blocks", this.#order), label("Teacher blocks wanted", this.#count, this.#counted),
         label("Break something", this.#fault)),
       this.#middle, this.#said,
@@ -77,11 +78,13 @@ export class Demo {
 
   /** Another pair, nothing of which is loaded. */
   async #choose(name) {
-    this.#worker?.terminate();
-    this.#worker = null;
+    this.#hire();
     this.#runtime = null;
+    this.#button.disabled = true;
     this.#root = new URL(`../pairs/${name}/`, this.#base);
     this.#index = await json(new URL("web.json", this.#root));
+    this.#button.disabled = false;
+    this.#button.textContent = "▶ Start";
     const { num_blocks: n, parts, sheet } = this.#index;
     const blocks = Array.from({ length: n }, (_, i) => i + 1);
     const option = (order, words) => element("option", { value: order.join(",") }, words);
@@ -104,6 +107,14 @@ export class Demo {
     this.#draw();
   }
 
+  /** A fresh worker; its script is small, the runtime comes when it is told to start. */
+  #hire() {
+    this.#worker?.terminate();
+    this.#worker = new Worker(new URL("worker.js", this.#base), { type: "module" });
+    this.#worker.onmessage = ({ data }) => this.#hear(data);
+    this.#worker.onerror = (event) => this.#broken(event.message || "the worker's script cannot be loaded");
+  }
+
   /** What a load has shown is no longer so. */
   #forget() {
     Object.assign(this, { composition: null, begun: null, finished: false, compared: null, answers: 0, arrived: {}, first: null });
@@ -115,12 +126,8 @@ export class Demo {
   }
 
   #start() {
-    if (!this.#worker) {
-      this.#worker = new Worker(new URL("worker.js", this.#base), { type: "module" });
-      this.#worker.onmessage = ({ data }) => this.#hear(data);
-      this.#worker.onerror = (event) => this.#broken(event.message || "the worker's script cannot be loaded");
-      this.#say("The runtime is coming …");
-    }
+    if (!this.#worker) this.#hire();
+    if (!this.#runtime) this.#say("The runtime is coming …");
     this.#forget();
     this.view.clear();
     this.pressed = performance.now();
@@ -151,6 +158,7 @@ export class Demo {
 
   #reach() {
     this.#counted.textContent = `${this.goal.length} of ${this.#count.max}`;
+    this.#count.setAttribute("aria-valuetext", this.#counted.textContent);
     if (this.begun) this.#send("reach", { blocks: this.goal });
     this.#draw();
   }
@@ -169,6 +177,7 @@ export class Demo {
     this.#button.disabled = false;
     this.#button.textContent = "↻ Start again";
     this.#say("The student's weights are coming …");
+    if (!this.#index.sheet) this.#send("picture", { pixels: this.view.pixels }); // another one may have been chosen meanwhile
     this.#reach();
   }
 
@@ -261,7 +270,7 @@ export class Demo {
     figures.accuracy.textContent = accuracy === null ? "–" : `${accuracy.toFixed(1)} %`;
     const recorded = lattice?.[this.composition];
     notes.accuracy.textContent = !sheet ? "on the whole test set, recorded when it was trained"
-      : `${this.view.right} of ${this.view.answered} below${recorded ? `; ${recorded.toFixed(1)} % of all test images, recorded` : ""}`;
+      : !this.view.answered ? "" : `${this.view.right} of ${this.view.answered} below${recorded ? `; ${recorded.toFixed(1)} % of all test images, recorded` : ""}`;
     const order = [...this.goal, ...this.#order.value.split(",").map(Number).filter((b) => !this.goal.includes(b))];
     const way = new Set(path(order).slice(0, this.goal.length + 1).flatMap((composition) => needed(composition, parts)));
     const sum = Object.values(this.arrived).reduce((a, b) => a + b, 0);
@@ -274,7 +283,7 @@ export class Demo {
     notes.answers.textContent = this.answers ? "since the first answer" : "";
     const what = sheet ? "Accuracy on the images above" : "Accuracy on the test set";
     const teacher = this.finished && sheet ? this.points.at(-1)?.[1] : lattice?.["T".repeat(n)];
-    this.#curve.replaceChildren(chart(this.points, this.swaps, this.compared || null, teacher, what));
+    this.#curve.replaceChildren(chart(this.points, this.swaps, this.compared || null, teacher, what, this.#curve.clientWidth || 640));
     this.#drawTimes();
   }
 
