@@ -148,7 +148,8 @@ def until(page: Page, condition: str) -> None:
 
 
 def start(page: Page, link: str = "Infinity", pair: str = "shapes10") -> None:
-    page.get_by_label("Networks").select_option(pair)
+    if page.get_by_label("Networks").input_value() != pair:  # choosing one forgets what was set for another
+        page.get_by_label("Networks").select_option(pair)
     page.get_by_label("Link").select_option(link)
     page.get_by_role("button", name="Start").click()
 
