@@ -22,11 +22,13 @@ import torch
 import vendor
 import web_pairs
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import pwl_lite as pwl
 from pwl_lite.shapes10 import CLASSES
 from pwl_lite.web_export import export_web
+
+pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements.txt")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = os.environ.get("PWL_CHROMIUM") or next(

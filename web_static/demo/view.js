@@ -247,7 +247,10 @@ export class Demo {
 
   #point(seconds) {
     const accuracy = this.#accuracy();
-    if (accuracy !== null) this.points.push([seconds, accuracy]);
+    if (accuracy === null) return;
+    const [before, last] = this.points.slice(-2);
+    if (last && before[1] === accuracy && last[1] === accuracy) last[0] = seconds; // a level line needs no more points
+    else this.points.push([seconds, accuracy]);
   }
 
   #say(text) {
@@ -275,7 +278,7 @@ export class Demo {
     const way = new Set(path(order).slice(0, this.goal.length + 1).flatMap((composition) => needed(composition, parts)));
     const sum = Object.values(this.arrived).reduce((a, b) => a + b, 0);
     figures.bytes.textContent = amount(sum);
-    notes.bytes.textContent = `of ${amount(bytesOf([...way], parts))} on this way, the student's and the converters' included`;
+    notes.bytes.textContent = `of ${amount(bytesOf([...way], parts))} on this way, the student's${"encoder-1" in parts ? " and the converters'" : ""} included`;
     const sorted = [...this.latencies].sort((a, b) => a - b);
     figures.latency.textContent = sorted.length ? `${sorted[sorted.length >> 1].toFixed(2)} ms` : "–";
     notes.latency.textContent = this.composition ? `by ${this.composition}, on this device${sheet ? ", 20 at a time" : ""}` : "";
