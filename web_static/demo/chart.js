@@ -32,7 +32,8 @@ export function chart(points, swaps, compared, teacher, what, width) {
   text((LEFT + width) / 2, HEIGHT - 4, "middle", "since the first weight was asked for");
   if (compared) {
     svg.append(element("path", { class: "pwl-demo-usual", d: `M${x(0)},${floor}H${x(compared)}V${y(teacher)}H${x(end)}` }));
-    text(x(compared) - 5, floor - 6, "end", "the whole teacher first", "pwl-demo-usual-label");
+    const room = x(compared) > LEFT + 150; // before the line, or else behind it
+    text(x(compared) + (room ? -5 : 5), floor - 6, room ? "end" : "start", "the whole teacher first", "pwl-demo-usual-label");
   }
   if (points.length) svg.append(element("path", { class: "pwl-demo-curve", d: `M${x(first)},${floor}${line}H${x(Math.max(points.at(-1)[0], compared ?? 0))}` }));
   swaps.forEach(([seconds, composition], i) => {

@@ -118,7 +118,7 @@ export class Demo {
   /** What a load has shown is no longer so. */
   #forget() {
     Object.assign(this, { composition: null, begun: null, finished: false, compared: null, answers: 0, arrived: {}, first: null });
-    Object.assign(this, { points: [], swaps: [], latencies: [], failing: new Set(), longest: 0 });
+    Object.assign(this, { points: [], swaps: [], latencies: [], failing: new Set(), since: 0 });
   }
 
   #send(call, about = {}) {
@@ -195,6 +195,7 @@ export class Demo {
   _swap({ composition, seconds }) {
     this.composition = composition;
     this.latencies = [];
+    this.since = 0;
     this.swaps.push([seconds, composition]);
     if (!this.first) this.first = { seconds, pressed: (performance.now() - this.pressed) / 1000, sinceOpened: performance.now() / 1000 };
     this.#say(`${time(seconds)}: ${composition} answers${/S/.test(composition) ? "" : ", the teacher itself"}.`);
@@ -203,9 +204,11 @@ export class Demo {
 
   _answers(answer) {
     this.answers += answer.n;
+    this.since += answer.n; // since the last swap
     if (answer.composition === this.composition) this.latencies = [...this.latencies, answer.ms].slice(-15);
     this.view.answers(answer);
-    if (this.#index.sheet && !this.finished) this.#point((performance.now() - this.begun) / 1000);
+    const { sheet } = this.#index;
+    if (sheet && (!this.finished || this.since <= sheet.labels.length)) this.#point((performance.now() - this.begun) / 1000);
   }
 
   _done({ composition }) {
