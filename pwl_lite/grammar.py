@@ -79,8 +79,8 @@ class Grammar:
         """
         if levels < 1 or symbols * len(weights) > symbols**2:
             raise DataError(
-                f"{levels} levels, {len(weights)} rules for each of {symbols} symbols: expected at least one level, and at most "
-                f"{symbols} rules, as there are {symbols**2} pairs"
+                f"{levels} levels, {len(weights)} rules for each of {symbols} symbols: expected at least one level, and "
+                f"at most {symbols} rules, as there are {symbols**2} pairs"
             )
         generator = torch.Generator().manual_seed(seed)
         rules = []

@@ -116,7 +116,10 @@ class Answers(nn.Module):
 
 
 def after_start(tokens: Tensor, vocabulary: int) -> Tensor:
-    """What a causal network reads to predict each of `tokens` (batch, length): a start mark, `vocabulary`, then all but the last."""
+    """What a causal network reads to predict each of `tokens` (batch, length): a start mark, then all but the last.
+
+    The start mark is the number after those of the tokens, `vocabulary`; so the network has one more of them.
+    """
     return torch.cat([torch.full_like(tokens[:, :1], vocabulary), tokens[:, :-1]], 1)
 
 
