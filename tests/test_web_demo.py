@@ -337,10 +337,12 @@ def test_a_shard_that_the_server_has_lost_keeps_the_page_answering(page, folder)
 def test_it_can_be_started_again_and_switched(page):
     start(page, link="50000")
     until(page, "demo.swaps.length >= 2")
+    before = demo(page, "pressed")
     page.get_by_role("button", name="Start again").click()
-    until(page, "demo.swaps.length === 0")
+    assert demo(page, "pressed") > before
     page.get_by_label("Link").select_option("Infinity")
     until(page, "demo.composition === 'TTTT'")
+    assert [composition for _, composition in demo(page, "swaps")] == ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
     start(page, pair="plain")
     until(page, "demo.composition === 'TTTT' && demo.view.answered === 30")
     assert page.locator(".pwl-demo-converter").count() == 0
