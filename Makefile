@@ -4,7 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The name holds a checksum of what is installed: a changed requirements.txt is installed again, a new checkout is not.
 STAMP := $(VENV)/installed-$(shell cat requirements.txt pyproject.toml setup.py | cksum | cut -d ' ' -f 1)
-SITE_STAMP := $(VENV)/site-$(shell cksum < requirements-site.txt | cut -d ' ' -f 1)
 # Says that the pages were built strictly, and from which state of what they are made of.
 STRICT := _build/built-strictly
 SOURCES = _config.yml _toc.yml $(shell find book scripts pwl_lite data/results web_static -type f -not -path '*/vendor/*' -not -name '*.pyc')
@@ -44,14 +43,9 @@ strict: $(STAMP) ## build every page afresh, warnings are errors, then check lin
 $(STRICT): $(STAMP) $(SOURCES)
 	@$(MAKE) --no-print-directory strict
 
-site-check: $(STRICT) $(SITE_STAMP) ## look at every page in Chromium: accessibility, keyboard, phone, dark colours, requests; takes screenshots
+site-check: $(STRICT) ## look at every page in Chromium: accessibility, keyboard, phone, dark colours, requests; takes screenshots
 	@$(BIN)/python scripts/check_pages.py _build/html
 	@$(BIN)/python -m pytest -q tests/site_views.py
-
-$(SITE_STAMP): $(STAMP) requirements-site.txt
-	@$(BIN)/python -m pip install --quiet --requirement requirements-site.txt
-	@rm -f $(VENV)/site-*
-	@touch $@
 
 single-page: $(STAMP) ## the whole book as one page to print, in _build/singlehtml, and as a PDF where Chromium is found
 	@$(BIN)/python scripts/build_single_page.py
@@ -86,5 +80,5 @@ clean: ## remove what was built; keeps .venv, downloads and data
 	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## also remove .venv and the downloaded scripts; data/ stays
-	rm -rf $(VENV) web_static/vendor .cache
+distclean: clean ## also remove .venv, the downloaded scripts and the demo's networks; data/ stays
+	rm -rf $(VENV) web_static/vendor web_static/pairs .cache

@@ -62,6 +62,7 @@ _HOMES = {
     "orders": ["best_path"],
     "convert": ["convert"],
     "store": ["load_blocks", "save_blocks"],
+    "web_export": ["export_web"],
     "records": ["Record", "find_weights", "load_record", "load_records"],
     "claims": ["claim", "summary"],
     "profiles": ["PROFILES", "get_profile"],

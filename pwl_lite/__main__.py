@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "torch torchvision numpy pandas safetensors fsspec aiohttp tqdm matplotlib seaborn ipywidgets anywidget "
-    "jupyter-book nbval papermill"
+    "onnx jupyter-book nbval papermill"
 ).split()
 
 
@@ -217,6 +217,19 @@ def data(args: argparse.Namespace) -> None:
         _dataset(name)
 
 
+def export(args: argparse.Namespace) -> None:
+    """`pwl export web`: a pair as ONNX files that browsers can load block by block."""
+    from .web_export import INDEX, export_web
+
+    if (args.dataset is None) != (args.images is None):
+        raise PWLError("a sheet of test images: expected both --dataset and --images, or neither")
+    folder = _weights(args.weights)
+    sheet = None if args.dataset is None else _dataset(args.dataset, args.root).test.subset(args.images)
+    parts = export_web(folder, args.out, sheet)["parts"]
+    student, teacher = (sum(parts[n]["bytes"] for n in parts if n.startswith(kind)) for kind in ("student", "teacher"))
+    print(f"{len(parts)} ONNX files and {INDEX} in {args.out}: student {student:,} bytes, teacher {teacher:,} bytes")
+
+
 def bench(args: argparse.Namespace) -> None:
     """`pwl bench load`: how long loading takes, ours and the usual ways."""
     from .bench import run
@@ -376,6 +389,13 @@ def _parser() -> argparse.ArgumentParser:
     actions = sub.add_subparsers(required=True, metavar="prepare")
     prepare = actions.add_parser("prepare", help="download and unpack data sets, or check those that are there")
     prepare.add_argument("names", nargs="+", metavar="NAME", help="cifar10, cifar100, shapes10")
+
+    sub = command("export", export, "write a pair for other programs")
+    web = sub.add_subparsers(required=True, metavar="web").add_parser("web", help="for browsers: each block as an ONNX file")
+    web.add_argument("weights", metavar="WEIGHTS", help="a folder of blocks, or the name of shipped weights")
+    web.add_argument("--out", metavar="FOLDER", required=True)
+    add_data(web)
+    web.add_argument("--images", type=int, metavar="N", help="with --dataset: add its first N test images, as a sheet")
 
     sub = command("bench", bench, "measure on this machine")
     load = sub.add_subparsers(required=True, metavar="load").add_parser("load", help="loading, against the usual loaders")

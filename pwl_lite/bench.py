@@ -60,13 +60,14 @@ class Pair:
     @property
     def bytes(self) -> dict[str, int]:
         """Stored: of the student and the teacher, and `all` that loading in prefix order fetches."""
-        from .manifest import needed_shards
+        from .manifest import has_converters, needed_shards
         from .swapnet import path
 
         n, shards = self.manifest["num_blocks"], self.manifest["shards"]
 
         def stored(*compositions: str) -> int:
-            return sum(shards[name]["bytes"] for name in set().union(*map(needed_shards, compositions)))
+            needed = (needed_shards(composition, has_converters(self.manifest)) for composition in compositions)
+            return sum(shards[name]["bytes"] for name in set().union(*needed))
 
         return {"student": stored("S" * n), "teacher": stored("T" * n), "all": stored(*path("prefix", n))}
 

@@ -16,6 +16,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 3
 LARGEST_IMAGE = 1 << 24  # numbers: more than any network here is made for, and few enough for a test run with zeros
 NETWORKS = {"swapnet": ("teacher", "student"), "network": ("network",)}  # kind -> the networks it is made of
+DIRECTIONS = ("encoder", "decoder")  # of a converter
 
 
 def read_manifest(folder: str | os.PathLike) -> dict:
@@ -64,12 +65,16 @@ def check_manifest(manifest: object, source: str) -> dict:
     mean, std, kind = manifest["mean"], manifest["std"], manifest["kind"]
     expect(len(mean) == len(std), f"mean {mean!r} and std {std!r}", "as many of one as of the other")
     n = manifest["num_blocks"]
-    for key, names in (("networks", NETWORKS[kind]), ("features", NETWORKS[kind]), ("shards", shard_names(kind, n))):
+    shards = shard_names(kind, n, converters=has_converters(manifest))
+    for key, names in (("networks", NETWORKS[kind]), ("features", NETWORKS[kind]), ("shards", shards)):
         missing, unknown = set(names) - set(manifest[key]), set(manifest[key]) - set(names)
         expect(not missing, f"{key} without {some(missing)}", f"all of {', '.join(names)}")
         expect(not unknown, f"{key} with {some(unknown)}", f"only {', '.join(names)}")
     for name, shapes in manifest["features"].items():
         expect(len(shapes) == n, f"{len(shapes)} features of {name}", f"the shapes of {n}")
+    if kind == "swapnet" and not has_converters(manifest):
+        student, teacher = (manifest["features"][name][:-1] for name in ("student", "teacher"))
+        expect(student == teacher, f"no converters, and features {student} and {teacher}", "converters, or the same of both")
     for name, entry in manifest["shards"].items():
         for key, (fits, expected) in SHARD_KEYS.items():
             found = entry.get(key) if isinstance(entry, dict) else entry
@@ -122,18 +127,23 @@ SHARD_KEYS = {
 }
 
 
-def shard_names(kind: str, num_blocks: int) -> list[str]:
-    """The names of all shards: network by network, then encoders and decoders of the N - 1 boundaries."""
+def has_converters(manifest: dict) -> bool:
+    """Whether any converter is among the shards: a pair whose features go over as they are has none."""
+    return any(name.startswith(DIRECTIONS) for name in manifest["shards"])
+
+
+def shard_names(kind: str, num_blocks: int, converters: bool = True) -> list[str]:
+    """The names of all shards: network by network, then encoders and decoders of the N - 1 boundaries, if a pair has any."""
     names = [f"{network}-{i}" for network in NETWORKS[kind] for i in range(1, num_blocks + 1)]
-    directions = ("encoder", "decoder") if kind == "swapnet" else ()
+    directions = DIRECTIONS if kind == "swapnet" and converters else ()
     return names + [f"{direction}-{i}" for direction in directions for i in range(1, num_blocks)]
 
 
-def needed_shards(composition: str) -> list[str]:
+def needed_shards(composition: str, converters: bool = True) -> list[str]:
     """The names of the shards that a composition runs, in the order in which it runs them."""
     names = []
     for number, letter in enumerate(composition, start=1):
-        if number > 1 and letter != composition[number - 2]:
+        if converters and number > 1 and letter != composition[number - 2]:
             names.append(f"{'encoder' if letter == 'S' else 'decoder'}-{number - 1}")
         names.append(f"{'teacher' if letter == 'T' else 'student'}-{number}")
     return names

@@ -12,7 +12,7 @@ def plan_order(
     start: str,
     goal: str,
     accuracy: Mapping[str, float] | None,
-    shard_bytes: Callable[[str], int],
+    shard_bytes: Callable[[str], int | None],
 ) -> list[str]:
     """The compositions after `start` on the way to `goal`, block by block.
 
@@ -47,7 +47,7 @@ def plan_order(
 
 
 def best_path(
-    accuracy: Mapping[str, float], shard_bytes: Callable[[str], int], start: str, goal: str, shard_seconds: float = 0.0
+    accuracy: Mapping[str, float], shard_bytes: Callable[[str], int | None], start: str, goal: str, shard_seconds: float = 0.0
 ) -> list[str]:
     """The compositions after `start` on the way to `goal` that lose the least accuracy over time.
 
@@ -62,7 +62,7 @@ def best_path(
 
     Args:
         accuracy: of each composition, in percent.
-        shard_bytes: the bytes of a shard by its name.
+        shard_bytes: the bytes of a shard by its name; None for a converter that the pair does not have.
         start, goal: compositions.
         shard_seconds: time for a request of a shard, in units of the time for one byte.
     """
@@ -75,7 +75,8 @@ def best_path(
             if here[number - 1] == "S" and goal[number - 1] == "T":
                 there = _with_teacher(here, number)
                 new = set(needed_shards(there)) - set(needed_shards(here))
-                time = sum(shard_bytes(name) + shard_seconds for name in new)
+                sizes = (shard_bytes(name) for name in new)
+                time = sum(size + shard_seconds for size in sizes if size is not None)
                 options[there] = (accuracy[goal] - accuracy[here]) * time + loss[there]
         following[here] = min(options, key=options.__getitem__)
         loss[here] = options[following[here]]

@@ -4,7 +4,7 @@
     teacher-1.safetensors .. teacher-N.safetensors        a `BlockNet` alone: network-1 .. network-N
     student-1.safetensors .. student-N.safetensors
     encoder-1.safetensors .. encoder-(N-1).safetensors    converters, teacher -> student
-    decoder-1.safetensors .. decoder-(N-1).safetensors    converters, student -> teacher
+    decoder-1.safetensors .. decoder-(N-1).safetensors    converters, student -> teacher; a pair without has neither
 
 The manifest is put in place last: a folder without one is incomplete. A shard holds numbers and names
 only; nothing in the folder is ever unpickled or run.
@@ -25,7 +25,18 @@ from torch import Tensor, nn
 from .blocknet import BlockNet, feature_shapes
 from .errors import PWLError, StoreError
 from .files import atomic_path
-from .manifest import LARGEST_IMAGE, MANIFEST, NETWORKS, SCHEMA, check_manifest, read_manifest, shard_names, some, to_json
+from .manifest import (
+    LARGEST_IMAGE,
+    MANIFEST,
+    NETWORKS,
+    SCHEMA,
+    check_manifest,
+    has_converters,
+    read_manifest,
+    shard_names,
+    some,
+    to_json,
+)
 from .networks import build_network
 from .precision import Precision, from_store, is_weight, precision_of, to_store
 from .shards import Buffer, inflate, parse_shard, read_into_pages
@@ -126,8 +137,7 @@ def load_blocks(
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    identity = manifest["kind"] == "swapnet" and not read_shard(folder, manifest, "encoder-1", verify=verify)
-    net = build_from_manifest(manifest, networks, source=str(folder / MANIFEST), identity=identity)
+    net = build_from_manifest(manifest, networks, source=str(folder / MANIFEST))
     contents = []
     for name, part in shard_parts(net).items():
         tensors = read_shard(folder, manifest, name, verify=verify)
@@ -143,18 +153,17 @@ def shard_parts(net: SwapNet | BlockNet) -> dict[str, nn.Module]:
     kind, networks = _networks_of(net)
     n = next(iter(networks.values())).num_blocks
     parts: list[nn.Module] = [network.part(i) for network in networks.values() for i in range(n)]
-    if isinstance(net, SwapNet):
+    converters = isinstance(net, SwapNet) and not net.identity
+    if converters:
         parts += [converter.encoder for converter in net.converters]
         parts += [converter.decoder for converter in net.converters]
-    return dict(zip(shard_names(kind, n), parts, strict=True))
+    return dict(zip(shard_names(kind, n, converters), parts, strict=True))
 
 
 def build_from_manifest(
-    manifest: dict, networks: Mapping[str, BlockNet] | None = None, source: str = MANIFEST, identity: bool = False
+    manifest: dict, networks: Mapping[str, BlockNet] | None = None, source: str = MANIFEST
 ) -> SwapNet | BlockNet:
     """The network that a manifest describes, its weights still to be read. The random state stays as it was.
-
-    With `identity` a pair has no converters, see `SwapNet`.
 
     Raises:
         StoreError: a config is null or cannot be built, or the given `networks` are not the manifest's.
@@ -162,7 +171,9 @@ def build_from_manifest(
     built = build_networks(manifest, networks, source)
     try:
         with torch.random.fork_rng(devices=[]):
-            return SwapNet(*built.values(), identity=identity) if manifest["kind"] == "swapnet" else built["network"]
+            if manifest["kind"] == "network":
+                return built["network"]
+            return SwapNet(*built.values(), identity=not has_converters(manifest))
     except PWLError as error:
         raise StoreError(f"{source}: teacher and student do not fit together: {error}") from error
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from .blocknet import BlockNet
 from .errors import CompositionError, PWLError, StoreError, StreamingError
 from .hardware import give_back_memory, step_aside
-from .manifest import needed_shards
+from .manifest import has_converters, needed_shards
 from .orders import best_composition, plan_order
 from .skeleton import Skeleton
 from .sources import Fetcher, Source, default_cache
@@ -232,7 +232,7 @@ class ProgressiveModel:
 
     def memory(self, composition: str) -> int:
         """Bytes of the weights that a composition holds in memory."""
-        return sum(self._shapes.memory(name) for name in needed_shards(check_composition(composition, self.num_blocks)))
+        return sum(self._shapes.memory(name) for name in self._needed(check_composition(composition, self.num_blocks)))
 
     @property
     def lattice(self) -> dict[str, float] | None:
@@ -269,7 +269,8 @@ class ProgressiveModel:
             goal = "T" * self.num_blocks
             if self.memory_budget is not None:
                 goal = best_composition(self.lattice, start, self._fits)
-            steps = plan_order(order, start, goal, self.lattice, self._bytes)
+            shards = self.manifest["shards"]
+            steps = plan_order(order, start, goal, self.lattice, lambda name: shards[name]["bytes"] if name in shards else None)
             steps = [c for c in steps if c == goal or self._fits(c)]
             stop, fetches = self._take_over(goal, steps)
             bar = self._progress_bar() if progress else None
@@ -371,7 +372,7 @@ class ProgressiveModel:
         """
         self._stop.set()
         self._stop, self._thread, self._goal, self._last_error = Flag(), None, goal, None
-        wanted = set().union(*map(needed_shards, [self.composition, *steps])) if self._serving else set()
+        wanted = set().union(*map(self._needed, [self.composition, *steps])) if self._serving else set()
         for name in set(self._held) - wanted:  # of a swap that was left halfway
             del self._held[name]
         return self._stop, self._to_fetch(steps)
@@ -380,7 +381,7 @@ class ProgressiveModel:
         """For each step the shards that are not there when it comes; the total is counted anew."""
         held, fetches = set(self._held), []
         for composition in steps:
-            needed = needed_shards(composition)
+            needed = self._needed(composition)
             fetches.append([name for name in needed if name not in held])
             held = set(needed)
         self._total = self._done + sum(self._bytes(name) for names in fetches for name in names)
@@ -437,7 +438,7 @@ class ProgressiveModel:
 
         `fetch_next` is called when all of it is here: a link that waited until the last part is built would idle at each step.
         """
-        names = needed_shards(composition)
+        names = self._needed(composition)
         missing = [name for name in names if name not in self._held]
         if not missing:
             fetch_next()
@@ -517,6 +518,9 @@ class ProgressiveModel:
             reason = self._last_error or "nothing more is being loaded; call load_teacher"
             raise StreamingError(f"{until} was not reached, {composition} answers: {reason}")
         return composition
+
+    def _needed(self, composition: str) -> list[str]:
+        return needed_shards(composition, has_converters(self.manifest))
 
     def _bytes(self, name: str) -> int:
         return self.manifest["shards"][name]["bytes"]

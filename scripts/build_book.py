@@ -1,6 +1,7 @@
 """Build the rendered book: python scripts/build_book.py [--strict]
 
-Fetches the scripts of the pages first if they are missing (scripts/vendor.py), then calls jupyter-book. Only
+Fetches the scripts of the pages first if they are missing (scripts/vendor.py) and writes the networks of the
+demo (scripts/web_pairs.py), then calls jupyter-book. Only
 changed pages are rebuilt; --strict rebuilds all of them and fails on any warning.
 """
 
@@ -31,7 +32,8 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="rebuild every page; a warning is an error")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "vendor.py")], check=True)
+    for script in ("vendor.py", "web_pairs.py"):
+        subprocess.run([sys.executable, str(ROOT / "scripts" / script)], check=True)
     if arguments.strict:  # pages and Sphinx's memory of them: what is gone must not stay
         for folder in (SITE, ROOT / "_build" / ".doctrees"):
             shutil.rmtree(folder, ignore_errors=True)

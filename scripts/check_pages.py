@@ -9,8 +9,7 @@ On every page (or on those named):
 - a chapter weighs at most 3 MB as it is sent (compressed, as web servers do).
 
 Besides: the search finds, and rebuilding after a change to one chapter takes under 30 s. Pictures of every page (desktop,
-phone, dark) are left in _build/screenshots for people to look at. Needs Chromium (PWL_BROWSER names one that is not found) and
-requirements-site.txt, which `make site-check` installs.
+phone, dark) are left in _build/screenshots for people to look at. Needs Chromium (PWL_BROWSER names one that is not found).
 """
 
 import argparse

@@ -2,9 +2,11 @@
 
 Every local link and file must exist, every image must have an alt text, and no page may load anything from
 elsewhere (links to other sites are fine, and are listed in external-links.txt beside the folder), unless the
-scripts could not be fetched at build time and come from CDNs. What only a browser can tell is checked by check_pages.py.
+scripts could not be fetched at build time and come from CDNs. The networks that the demo fetches must be there too.
+What only a browser can tell is checked by check_pages.py.
 """
 
+import json
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -85,6 +87,17 @@ def problems(site: Path) -> list[str]:
                 found.append(f"{name}: no such file: {address}")
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
                 found.append(f"{name}: no such place: {address}")
+    return found + missing_networks(site)
+
+
+def missing_networks(site: Path) -> list[str]:
+    """What the demo would ask for in vain: files that the indexes of its networks name."""
+    found = []
+    for index in sorted(site.glob("_static/pairs/*/web.json")):
+        about = json.loads(index.read_text(encoding="utf-8"))
+        for entry in [*about["parts"].values(), *([about["sheet"]] if "sheet" in about else [])]:
+            if not (index.parent / entry["file"]).is_file():
+                found.append(f"{index.relative_to(site)}: no such file: {entry['file']}")
     return found
 
 

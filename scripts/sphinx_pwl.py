@@ -4,6 +4,7 @@
   image without one is a warning.
 - Without a finished web_static/vendor/ (see scripts/vendor.py) pages load the same scripts from public
   CDNs.
+- Pages with a container of the class pwl-demo, and no others, load the demo's script and style sheet.
 - While the repository's address is not set, links into the repository are left out of the pages' header.
 - What MyST-NB and the theme write into a page in a way that screen readers stumble over is mended.
 
@@ -97,6 +98,13 @@ def mend_names(app: Sphinx, page: str, template: str, context: dict, doctree: no
         context["body"] = head + start + re.sub("</?ul>", "", rest) + "</ul>"
 
 
+def add_demo(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Load the demo where a page has a place for it (files added here are for this page only)."""
+    if doctree is not None and any("pwl-demo" in box["classes"] for box in doctree.findall(nodes.container)):
+        app.add_css_file("demo/demo.css")
+        app.add_js_file("demo/start.js", loading_method="defer")
+
+
 def setup(app: Sphinx) -> dict:
     app.setup_extension("sphinx_pages")
     app.setup_extension("sphinx_words")
@@ -105,4 +113,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", hide_unset_address, priority=100)
     app.connect("doctree-read", set_alt_texts)
     app.connect("html-page-context", mend_names)
+    app.connect("html-page-context", add_demo)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

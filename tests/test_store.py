@@ -16,7 +16,7 @@ from torch import nn
 
 from pwl_lite.blocknet import BlockNet, state_hash
 from pwl_lite.errors import SaveError, StoreError
-from pwl_lite.manifest import MANIFEST, read_manifest, shard_names
+from pwl_lite.manifest import MANIFEST, check_manifest, read_manifest, shard_names
 from pwl_lite.networks import VGGConfig, vgg
 from pwl_lite.store import load_blocks, save_blocks
 from pwl_lite.swapnet import SwapNet, all_compositions
@@ -110,11 +110,25 @@ def test_a_pair_without_converters_comes_back(tmp_path):
     teacher, student = stirred(vgg(STUDENT)), stirred(vgg(STUDENT))
     net = SwapNet(teacher, student, identity=True).eval()
     save_blocks(net, tmp_path, **META)
+    assert {f.name.rpartition("-")[0] for f in tmp_path.glob("*.safetensors")} == {"teacher", "student"}
     loaded = load_blocks(tmp_path)
     assert loaded.identity and state_hash(loaded) == state_hash(net)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert all(torch.equal(loaded(images, c), net(images, c)) for c in all_compositions(3))
+
+
+def test_a_pair_of_other_widths_needs_converters(saved):
+    """A manifest that has lost them is refused."""
+    manifest = json.loads((saved / MANIFEST).read_text())
+    converters = [name for name in manifest["shards"] if name.startswith(("encoder", "decoder"))]
+    for name in converters[:-1]:
+        del manifest["shards"][name]
+    with pytest.raises(StoreError, match="shards without"):
+        check_manifest(manifest, "test")
+    del manifest["shards"][converters[-1]]
+    with pytest.raises(StoreError, match=r"no converters, and features .* expected converters, or the same of both"):
+        check_manifest(manifest, "test")
 
 
 def test_manifest_says_what_is_there(saved):
@@ -295,7 +309,7 @@ def test_pickle_is_refused_and_does_not_run(saved, tmp_path):
         ({"std": [0.1, 0.0, 0.1]}, r"std \[0.1, 0.0, 0.1\], expected a list of numbers above 0"),
         ({"mean": [0.5]}, r"mean \[0.5\] and std .*, expected as many"),
         ({"classes": "abc"}, "classes 'abc', expected a list of class names"),
-        ({"shards": {}}, "shards without .* and 7 more"),
+        ({"shards": {}}, "shards without .* and 3 more"),
         ({"networks": {"teacher": {"family": "vgg"}, "student": None}}, "teacher cannot be built"),
         ({"networks": {"teacher": {"family": "xyz"}, "student": None}}, "family 'xyz': expected one of"),
     ],

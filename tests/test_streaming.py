@@ -839,9 +839,9 @@ def test_buffers_that_are_not_saved(tmp_path):
 def test_a_pair_without_converters(tmp_path):
     torch.manual_seed(0)
     net = SwapNet(small(TEACHER), small(TEACHER), identity=True).eval()
-    save_blocks(net, tmp_path, **META)
+    save_blocks(net, tmp_path, **META, extra={"lattice": LATTICE})
     with opened(tmp_path) as model:
-        model.load_teacher()
+        model.load_teacher("best")
         while model.status.loading:
             logits, composition = model.answer(IMAGES)
             with torch.inference_mode():

@@ -390,7 +390,7 @@ def test_a_shard_of_other_shapes_whose_manifest_fits(folder, tmp_path, expected)
         opened(tmp_path / "net").__enter__()
 
 
-def test_an_empty_converter_is_no_identity_where_widths_differ(folder, tmp_path):
+def test_an_empty_converter_is_refused(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "net")
     replace_shard(tmp_path / "net", "encoder-1", b"\x02\0\0\0\0\0\0\0{}")
     with opened(tmp_path / "net") as model:
