@@ -63,7 +63,7 @@ class Seen:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder as a web server does: texts compressed, nothing kept by the browser."""
+    """Serves a folder as a web server does: texts compressed, files kept by a browser that comes again."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -81,6 +81,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
         self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "max-age=3600")
         if packed:
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
