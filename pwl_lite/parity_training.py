@@ -76,6 +76,8 @@ class Hidden:
         loss: `mse` or `cosine`, of targets that vary by 1.
         readout: the student's units go through a learned linear map first; else they are compared as they are.
         steps: components are released in so many steps over the stage, for a PCA curriculum (see `PCACurriculum`).
+        patience: end the stage before its samples are used up, as soon as its loss, mean over the seeds, has stopped falling
+            for so many entries of the log (see `has_settled`); 0 for never.
     """
 
     teacher: Stack
@@ -86,6 +88,7 @@ class Hidden:
     loss: str = "mse"
     readout: bool = True
     steps: int = 1
+    patience: int = 0
 
     def begin(self, task: SparseParity, student: Stack, seeds: Sequence[int]) -> tuple[Losses, list[Tensor]]:
         _check_teacher(self.teacher, student)
@@ -237,14 +240,17 @@ def train_stream(task: SparseParity, stages: Sequence[Stage], settings: StreamSe
         losses, extra = stage.begin(task, student, seeds)
         parameters = [p.requires_grad_() for p in (*student.parameters, *extra)]
         steps = stage.samples // settings.batch_size
+        means: list[float] = []  # of the loss, between entries of the log
         for first in range(0, steps, log_steps):
             size = min(log_steps, steps - first)
             shape = (size, settings.batch_size, task.n)
             chunk = torch.stack([torch.randint(0, 2, shape, generator=g, dtype=torch.int8) for g in generators], 1) * 2 - 1
+            total = torch.zeros(())
             for step, (bits, labels) in enumerate(zip(chunk, task.labels(chunk)), start=first):
                 inputs = bits.float()
                 loss = losses(student.layers(inputs), inputs, labels, step / steps)
                 gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+                total += loss.detach().mean()
                 with torch.no_grad():
                     for p, gradient in zip(parameters, gradients):
                         if gradient is not None:  # layers that this stage does not reach rest
@@ -252,11 +258,25 @@ def train_stream(task: SparseParity, stages: Sequence[Stage], settings: StreamSe
             seen += size * settings.batch_size
             log.samples.append(seen)
             _measure(log, entries, test, loss.detach(), settings.keep)
+            means.append(total.item() / size)
+            if isinstance(stage, Hidden) and stage.patience and has_settled(means, stage.patience):
+                break
             if number == len(stages) - 1 and settings.stop_at and (entries[-1][0] >= settings.stop_at).all():
                 break
     log.networks = student.pick(range(len(seeds)))
     log.accuracy, log.bits, log.monomials, log.loss = (torch.stack(column) for column in zip(*entries))
     return log
+
+
+def has_settled(losses: Sequence[float], patience: int, fall: float = 0.01) -> bool:
+    """Whether a loss has stopped falling: the last `patience` are not below the lowest before by a share of `fall`.
+
+    Args:
+        losses: so far, positive.
+        patience: how many of the last to look at, at least 1; with no more losses than that the answer is no.
+        fall: share of the lowest one by which a new one has to be lower.
+    """
+    return len(losses) > patience and min(losses[-patience:]) > (1 - fall) * min(losses[:-patience])
 
 
 @torch.no_grad()

@@ -3,7 +3,11 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+
+import pytest
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "run.py"
 
@@ -27,3 +31,50 @@ def test_too_few_repeats_are_refused(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "--repeats 2: expected at least 3" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def parity(monkeypatch):
+    spec = spec_from_file_location("parity_benchmark", SCRIPT.with_name("parity.py"))
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_parity_is_measured_in_slices(parity, tmp_path):
+    """A call without time does nothing, one with time all that is left; what is there is not trained again."""
+    sizes = {"teacher_width": 32, "budget": 12_800, "teacher_budget": 64_000, "first": 1600, "rates": (0.2, 0.5)}
+    point = parity.Point(n=10, k=3, width=16, **sizes)
+    path, said = tmp_path / "parity.json", []
+    assert not parity.measure([point], path, [0, 1], 1600, minutes=0, say=said.append) and "call again" in said[0]
+    assert not path.exists()
+    assert parity.measure([point], path, [0, 1], 1600, minutes=10, say=said.append)
+    found = json.loads(path.read_text())
+    entry = found["points"]["n=10,k=3,width=16"]
+    assert found["environment"]["torch"] and list(entry["methods"]) == list(parity.ALL)
+    for method in entry["methods"].values():
+        assert method["lr"] in (0.2, 0.5) and set(method["tries"]) == {"0.2", "0.5"}
+        assert method["teacher"] == entry["teacher"]["sha256"]
+        for samples, accuracy in zip(method["samples to 99 %"], method["accuracy at the end"], strict=True):
+            assert samples is None or samples <= method["budget"]
+            assert 0.4 < accuracy <= 1
+    assert None not in entry["methods"]["extraction, gaussian"]["samples to 99 %"]
+    before = path.read_text()
+    del found["points"]["n=10,k=3,width=16"]["methods"]["one-shot"]
+    path.write_text(json.dumps(found))
+    assert parity.measure([point], path, [0, 1], 1600, minutes=10, say=said.append)
+    again, first = (json.loads(text)["points"]["n=10,k=3,width=16"]["methods"] for text in (path.read_text(), before))
+    assert again["one-shot"]["samples to 99 %"] == first["one-shot"]["samples to 99 %"]  # the same teachers, the same students
+    assert again["one-shot"]["teacher"] == first["one-shot"]["teacher"]
+    with pytest.raises(SystemExit, match="was measured with other settings; choose another --out, or delete the file"):
+        parity.measure([replace(point, first=3200)], path, [0, 1], 1600, minutes=10)
+
+
+def test_a_point_that_is_not_there_is_refused(parity, capsys):
+    with pytest.raises(SystemExit):
+        parity.main(["--only", "n=51,k=5,width=32"])
+    assert "invalid choice: 'n=51,k=5,width=32'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parity.main(["--seeds", "0"])
+    assert "--seeds 0: expected at least 1" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pwl_lite as pwl
 from pwl_lite.errors import DataError, TrainingError, UnknownNameError
 from pwl_lite.objectives import ProgressiveCheckpoints
 from pwl_lite.parity import SparseParity, Stack, correlations, parity_mlp, phase_transition, vote
-from pwl_lite.parity_training import Hidden, Labels, Outputs, StreamLog, StreamSettings, train_stream
+from pwl_lite.parity_training import Hidden, Labels, Outputs, StreamLog, StreamSettings, has_settled, train_stream
 
 TASK = SparseParity(8, 3, support=(1, 4, 6))
 QUICK = StreamSettings(lr=0.1, batch_size=16, width=12, log_every=160, test_samples=200)
@@ -321,6 +321,26 @@ def test_a_training_may_stop_when_all_have_learnt():
     log = train_stream(task, [Labels(8000), Labels(64_000)], settings, [0, 1])
     assert log.samples[-1] == max(log.samples_to(0.99)) < 72_000
     assert (log.accuracy[-1] >= 0.99).all() and not (log.accuracy[-2] >= 0.99).all()
+
+
+def test_a_loss_has_settled_by_hand():
+    assert not has_settled([], 2) and not has_settled([1.0, 1.0], 2)
+    assert has_settled([1.0, 1.0, 1.0], 2)
+    assert not has_settled([1.0, 1.0, 0.9], 2)  # fell by more than a hundredth
+    assert has_settled([0.5, 1.0, 0.499], 2)  # hardly below the lowest before
+    assert not has_settled([0.5, 1.0, 0.499], 2, fall=0.001)
+
+
+def test_a_stage_ends_when_its_loss_has_settled():
+    """The second stage begins earlier, and what it then does is what it does after a stage that was so short from the start."""
+    teacher = networks(1, width=20, first=40)
+    settings = StreamSettings(lr=0.3, batch_size=16, width=12, log_every=160, stop_at=2.0)
+    patient = train_stream(TASK, [Hidden(teacher, 64_000, patience=4), Outputs(teacher, 320)], settings, [6])
+    used = patient.samples[-1] - 320
+    assert 5 * 160 <= used < 64_000 and used % 160 == 0
+    fixed = train_stream(TASK, [Hidden(teacher, used), Outputs(teacher, 320)], settings, [6])
+    assert fixed.samples == patient.samples
+    assert pwl.state_hash(fixed.networks.network(0)) == pwl.state_hash(patient.networks.network(0))
 
 
 # ---------------------------------------------------------------- what cannot be

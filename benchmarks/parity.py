@@ -1,0 +1,204 @@
+"""Sparse parity at a size that a chapter has no time for: all methods of chapter 9, and how they grow with bits and width.
+
+    python benchmarks/parity.py                       # all points: by an estimate from shorter runs, half an hour
+    python benchmarks/parity.py --max-minutes 10      # a slice of it; call it again to go on
+    python benchmarks/parity.py --only n=50,k=5,width=32 --out runs/parity
+
+Writes data/benchmarks/parity.json after every training, and goes on from what stands there: methods that are done are not
+trained again. Only the teachers are, once for each point in a call, as their checkpoints are not kept; a seed gives the same
+teacher on the same machine and number of threads, and a hash in the file says whether it was the same.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pwl_lite.files import write_atomically
+from pwl_lite.parity import SparseParity, Stack
+from pwl_lite.parity_training import Hidden, Labels, Outputs, Stage, StreamLog, StreamSettings, train_stream
+from pwl_lite.records import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL = (
+    "cross entropy",
+    "one-shot",
+    "two checkpoints: before",
+    "two checkpoints: inside",
+    "two checkpoints: after",
+    "progressive, a grid",
+    "extraction, gaussian",
+    "extraction, orthogonal",
+    "extraction, pca",
+    "extraction, until it has settled",
+)
+SLOPE = ("cross entropy", "one-shot", "two checkpoints: inside", "extraction, gaussian")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One task and one pair of networks.
+
+    Attributes:
+        n, k: bits, and how many of them count.
+        width: hidden units of the students.
+        methods: what is trained.
+        teacher_width: hidden units of the teachers.
+        budget: most samples of a student.
+        teacher_budget: most samples of a teacher.
+        first: samples of a first stage.
+        rates: learning rates that are tried for every method, on seeds of their own.
+    """
+
+    n: int = 50
+    k: int = 5
+    width: int = 32
+    methods: tuple[str, ...] = ALL
+    teacher_width: int = 256
+    budget: int = 3_200_000
+    teacher_budget: int = 3_200_000
+    first: int = 12_800
+    rates: tuple[float, ...] = (0.5, 1.0)
+
+    @property
+    def name(self) -> str:
+        return f"n={self.n},k={self.k},width={self.width}"
+
+
+SMALLER = Point(methods=SLOPE, budget=1_280_000, rates=(1.0,))
+POINTS = (
+    Point(),
+    *(replace(SMALLER, n=n) for n in (20, 30, 40)),
+    *(replace(SMALLER, n=30, width=width) for width in (16, 64)),
+)
+
+
+class Teachers:
+    """The teachers of a point: trained until all are finished, with their checkpoints."""
+
+    def __init__(self, point: Point, seeds: Sequence[int], log_every: int):
+        self.point, self.task = point, SparseParity(point.n, point.k, seed=0)
+        settings = StreamSettings(lr=0.5, width=point.teacher_width, log_every=log_every, stop_at=0.99)
+        begin = time.perf_counter()
+        own = [100 + seed for seed in seeds]
+        slowest = train_stream(self.task, [Labels(point.teacher_budget)], settings, own).samples[-1]
+        # again, and half as long again: a teacher that has just learnt it is not yet sure of itself
+        self.log = train_stream(self.task, [Labels(slowest * 3 // 2)], replace(settings, keep=True, stop_at=0.0), own)
+        self.seconds = time.perf_counter() - begin
+        self.transitions = self.log.transitions()
+        self.final = self.log.checkpoint([len(self.log.checkpoints) - 1] * len(seeds))
+        self.sha256 = hashlib.sha256(b"".join(p.numpy().tobytes() for p in self.final.parameters)).hexdigest()
+
+    def at(self, moment: str) -> Stack:
+        return self.log.checkpoint([getattr(t, moment) for t in self.transitions])
+
+    def stages(self, method: str) -> list[Stage]:
+        """A method as a list of stages, see chapter 9."""
+        first, budget = self.point.first, self.point.budget
+        rest = Outputs(self.final, budget - first)
+        if method == "cross entropy":
+            return [Labels(budget)]
+        if method == "one-shot":
+            return [Outputs(self.final, budget)]
+        if method == "progressive, a grid":  # ten checkpoints evenly over the teacher's training, at the teacher's pace
+            last = len(self.log.checkpoints) - 1
+            entries = [round(last * i / 11) for i in range(1, 11)]
+            pace = self.log.samples[-1] // 11
+            return [*(Outputs(self.log.checkpoint([e] * len(self.final)), pace) for e in entries), rest]
+        kind, _, option = method.partition(": ")
+        if kind == "two checkpoints":
+            return [Outputs(self.at(option), first), rest]
+        if method == "extraction, until it has settled":
+            return [Hidden(self.final, budget // 4, patience=3), rest]
+        return [Hidden(self.final, first, projection=method.removeprefix("extraction, ")), rest]
+
+
+def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: int) -> dict[str, Any]:
+    """Choose the learning rate on other seeds, train, and tell what came of it."""
+    point, begin = teachers.point, time.perf_counter()
+
+    def run(lr: float, seeds: Sequence[int]) -> StreamLog:
+        settings = StreamSettings(lr=lr, width=point.width, log_every=log_every, stop_at=0.99)
+        return train_stream(teachers.task, teachers.stages(method), settings, seeds)
+
+    tries = {}
+    if len(point.rates) > 1:
+        for lr in point.rates:
+            log = run(lr, [1000 + seed for seed in seeds])
+            tries[lr] = (statistics.median(log.samples_to()), -log.accuracy[-1].mean().item())
+    lr = min(tries, key=tries.__getitem__) if tries else point.rates[0]
+    log = run(lr, seeds)
+    found = log.samples_to()
+    return {
+        "lr": lr,
+        "samples to 99 %": [None if math.isinf(s) else int(s) for s in found],  # null: not within the budget
+        "budget": sum(stage.samples for stage in teachers.stages(method)),
+        "accuracy at the end": [round(a, 4) for a in log.accuracy[-1].tolist()],
+        "tries": {str(lr): None if math.isinf(m) else int(m) for lr, (m, _) in tries.items()},
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def measure(
+    points: Sequence[Point],
+    path: Path,
+    seeds: Sequence[int],
+    log_every: int,
+    minutes: float,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Train what is not yet in the file; True when all is there."""
+    found = json.loads(path.read_text()) if path.exists() else {"environment": environment("cpu"), "points": {}}
+    begin = time.perf_counter()
+    for point in points:
+        settings = {**asdict(point), "seeds": list(seeds), "log_every": log_every}
+        settings = json.loads(json.dumps(settings))  # as they come back from the file
+        entry = found["points"].setdefault(point.name, {"settings": settings, "methods": {}})
+        if entry["settings"] != settings:
+            sys.exit(f"{path}: {point.name} was measured with other settings; choose another --out, or delete the file")
+        left = [m for m in point.methods if m not in entry["methods"]]
+        teachers = None
+        for method in left:
+            if time.perf_counter() - begin > 60 * minutes:
+                say(f"{minutes:g} minutes are over; call again to go on")
+                return False
+            if teachers is None:
+                teachers = Teachers(point, seeds, log_every)
+                entry["teacher"] = {
+                    "samples to 99 %": [int(s) for s in teachers.log.samples_to()],
+                    "sha256": teachers.sha256,
+                    "seconds": round(teachers.seconds, 1),
+                }
+                say(f"{point.name}: teachers, {teachers.seconds:.0f} s")
+            entry["methods"][method] = trained(teachers, method, seeds, log_every) | {"teacher": teachers.sha256}
+            write_atomically(path, json.dumps(found, indent=1) + "\n")
+            say(f"{point.name}: {method}: {entry['methods'][method]['samples to 99 %']}")
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [point.name for point in POINTS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="POINT", help=f"some of {', '.join(names)}")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each method (default 5)")
+    parser.add_argument("--max-minutes", type=float, default=math.inf, help="begin no training after so many minutes")
+    parser.add_argument("--out", type=Path, default=ROOT / "data" / "benchmarks", help="folder of parity.json")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: expected at least 1")
+    torch.set_num_threads(1)  # the products are too small to share
+    chosen = [point for point in POINTS if point.name in options.only]
+    measure(chosen, options.out / "parity.json", range(options.seeds), log_every=3200, minutes=options.max_minutes)
+
+
+if __name__ == "__main__":
+    main()
