@@ -32,7 +32,7 @@ from urllib.parse import unquote, urlsplit
 
 import vendor
 from browser import OPTIONS, explanation, find_browser
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ class Seen:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder as a web server does: texts compressed, nothing kept by the browser."""
+    """Serves a folder as a web server does: texts compressed, files kept by a browser that comes again."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -81,6 +81,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
         self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "max-age=3600")
         if packed:
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
@@ -120,16 +121,22 @@ class Inspector:
 
     def __init__(self, browser: Browser, address: str, axe: str, pictures: Path) -> None:
         self.browser, self.address, self.axe, self.pictures = browser, address, axe, pictures
+        self.context = self._new_context()
+
+    def _new_context(self) -> BrowserContext:
+        context = self.browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
+        context.set_default_timeout(PATIENCE)
+        context.add_init_script(PROGRAMS)
+        return context
 
     def look(self, name: str) -> Seen:
         """Open a page as a new visitor does, and check all that can be seen on it."""
         seen, started = Seen(name), time.perf_counter()
         code = name.startswith("_modules/")  # listings of source code: many, all alike, without controls
-        context = self.browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
+        context = self.context if code else self._new_context()  # a new visitor has nothing in the cache
         page = context.new_page()
+        page.set_viewport_size(DESKTOP)
         self._listen(page, seen)
-        context.set_default_timeout(PATIENCE)
-        context.add_init_script(PROGRAMS)
         page.goto(self.address + name)
         page.wait_for_function("!document.querySelector('meta[http-equiv=refresh]')")  # the first page leads on
         try:
@@ -151,7 +158,9 @@ class Inspector:
             seen.problems += [f"dark: {what}" for what in page.evaluate("darkFigures()")]
             self._picture(page, name, "dark")
             self._keyboard(page, seen)
-        context.close()
+        page.close()
+        if not code:
+            context.close()
         if name.startswith("book/") and seen.bytes > CHAPTER_BYTES:
             seen.problems.append(f"weighs {seen.bytes / 1e6:.2f} MB, expected at most {CHAPTER_BYTES / 1e6:.0f}")
         seen.seconds = time.perf_counter() - started
