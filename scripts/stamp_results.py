@@ -20,7 +20,9 @@ MARKS = "<!-- results: written by scripts/stamp_results.py -->", "<!-- end of re
 
 def table() -> str:
     """The table, in Markdown."""
-    teachers, kd, pwl = (load_records(e, dataset="cifar10", profile="cifar") for e in ("teacher", "kd", "pwl"))
+    teachers, kd, pwl = (
+        load_records(e, dataset="cifar10", family="vgg", profile="cifar") for e in ("teacher", "kd", "pwl")
+    )
     teacher, student = pwl[0].teacher, pwl[0].student
     rows = [
         f"CIFAR-10, VGG teacher of {teacher['params'] / 1e6:.2f} M parameters, student of "
