@@ -86,7 +86,8 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
         raise ValueError(f"{path.name}: expected a line 'Time on 2 CPU cores: ...' in a cell of text")
     parameters, offered = _parameters(cells)
     code = [tree for cell in cells if cell["cell_type"] == "code" for tree in _calls("".join(cell["source"]))]
-    drawn = dict.fromkeys(DRAWN[name] for name, _ in code if name in DRAWN)
+    called = [part for _, call in code for part in ast.unparse(call.func).split(".")]  # Grammar.random() too
+    drawn = dict.fromkeys(DRAWN[name] for name in called if name in DRAWN)
     data = parameters.get("dataset") or ", ".join(drawn) or "none"
     return Chapter(
         path,
