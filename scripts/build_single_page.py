@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "_build" / "singlehtml"
 PAGE = FOLDER / "book.html"
 PDF = ROOT / "_build" / "book.pdf"
+PATIENCE = 600  # seconds
 LOADING = 30_000  # milliseconds of the page's own time for widgets and formulas to appear
 
 
@@ -36,7 +37,10 @@ def main() -> None:
     PDF.unlink(missing_ok=True)
     options = ["--headless", *OPTIONS, "--no-pdf-header-footer", f"--virtual-time-budget={LOADING}"]
     command = [browser, *options, f"--print-to-pdf={PDF}", PAGE.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True)
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"the page was not printed within {PATIENCE} s: print {PAGE} from a browser")
     if run.returncode != 0 or not PDF.is_file():
         sys.exit(f"the page was not printed: {browser} ended with {run.returncode}: {run.stderr[-500:]}")
     print(f"Printed: {PDF} ({PDF.stat().st_size / 1e6:.1f} MB)")
