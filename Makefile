@@ -47,7 +47,7 @@ site-check: $(STRICT) ## look at every page in Chromium: accessibility, keyboard
 	@$(BIN)/python scripts/check_pages.py _build/html
 	@$(BIN)/python -m pytest -q tests/site_views.py
 
-single-page: $(STAMP) ## the whole book as one page to print, in _build/singlehtml, and as a PDF where Chromium is found
+single-page: $(STAMP) ## the whole book as one page to print, _build/singlehtml/book.html, and as a PDF where Chromium is found
 	@$(BIN)/python scripts/build_single_page.py
 
 test: test-package test-nbval test-chapters ## all tests: the package, nbval on the chapters, every chapter alone through papermill

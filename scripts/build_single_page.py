@@ -1,8 +1,9 @@
 """Build the whole book as one page to print: python scripts/build_single_page.py
 
-The page is _build/singlehtml/index.html; where Chromium is found it is printed into _build/book.pdf as well.
+The page is _build/singlehtml/book.html; where Chromium is found it is printed into _build/book.pdf as well.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 from browser import OPTIONS, explanation, find_browser
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "_build" / "singlehtml" / "book" / "intro.html"
+FOLDER = ROOT / "_build" / "singlehtml"
+PAGE = FOLDER / "book.html"
 PDF = ROOT / "_build" / "book.pdf"
+PATIENCE = 600  # seconds
 LOADING = 30_000  # milliseconds of the page's own time for widgets and formulas to appear
 
 
@@ -22,7 +25,11 @@ def main() -> None:
     code = subprocess.run(command, cwd=ROOT).returncode
     if code != 0:
         sys.exit(f"the page was not built: jupyter-book ended with {code}, see above")
-    print(f"The book on one page: {PAGE.parent.parent / 'index.html'}")
+    # Sphinx names the page after its first document, in book/, but its links are those of a page beside that folder.
+    (FOLDER / "book" / "intro.html").replace(PAGE)
+    (FOLDER / "index.html").unlink(missing_ok=True)
+    shutil.copytree(ROOT / "web_static", FOLDER / "_static", dirs_exist_ok=True)
+    print(f"The book on one page: {PAGE}")
     browser = find_browser()
     if browser is None:
         print(f"Not printed: {explanation()}")
@@ -30,7 +37,10 @@ def main() -> None:
     PDF.unlink(missing_ok=True)
     options = ["--headless", *OPTIONS, "--no-pdf-header-footer", f"--virtual-time-budget={LOADING}"]
     command = [browser, *options, f"--print-to-pdf={PDF}", PAGE.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True)
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"the page was not printed within {PATIENCE} s: print {PAGE} from a browser")
     if run.returncode != 0 or not PDF.is_file():
         sys.exit(f"the page was not printed: {browser} ended with {run.returncode}: {run.stderr[-500:]}")
     print(f"Printed: {PDF} ({PDF.stat().st_size / 1e6:.1f} MB)")

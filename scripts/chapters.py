@@ -16,6 +16,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 LOADERS = ("load_record", "load_records")
 FILTERS = ("dataset", "family", "profile")
+# Data that a chapter draws itself, by what it calls.
+DRAWN = {"SparseParity": "sparse parity", "Grammar": "a grammar"}
 # Functions of the package that read records for a chapter: what `ledger()` compares with.
 READERS = {"ledger": "pwl"}
 
@@ -84,9 +86,9 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
         raise ValueError(f"{path.name}: expected a line 'Time on 2 CPU cores: ...' in a cell of text")
     parameters, offered = _parameters(cells)
     code = [tree for cell in cells if cell["cell_type"] == "code" for tree in _calls("".join(cell["source"]))]
-    data = parameters.get("dataset") or (
-        "sparse parity" if any(name == "SparseParity" for name, _ in code) else "none"
-    )
+    called = [part for _, call in code for part in ast.unparse(call.func).split(".")]  # Grammar.random() too
+    drawn = dict.fromkeys(DRAWN[name] for name in called if name in DRAWN)
+    data = parameters.get("dataset") or ", ".join(drawn) or "none"
     return Chapter(
         path,
         title or re.search(r"^# (.+)$", prose, flags=re.M)[1],
