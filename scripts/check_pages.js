@@ -10,7 +10,8 @@ globalThis.pageReady = () => {
   const drawn = places.every((place) => place.querySelector(".jupyter-widgets, .lm-Widget"));
   const formulas = [...document.querySelectorAll("article .math")].every((m) => m.querySelector("mjx-container"));
   const named = [...document.querySelectorAll(".noUi-handle, .widget-dropdown select")].every((c) => c.ariaLabel);
-  return document.readyState === "complete" && document.fonts.status === "loaded" && drawn && formulas && named;
+  const icons = !document.querySelector(".theme-switch-button :is(i, svg:not([aria-hidden]))"); // drawn, and mended by names.js
+  return document.readyState === "complete" && document.fonts.status === "loaded" && drawn && formulas && named && icons;
 };
 
 /** Serious and critical violations that axe-core finds, one line each with its first place. */
@@ -41,10 +42,12 @@ globalThis.darkFigures = () =>
     .filter((img) => shown(img) && getComputedStyle(img).backgroundColor !== "rgb(255, 255, 255)")
     .map((img) => `a figure without its white ground: ${img.alt.slice(0, 60)}`);
 
-/** What shows a hand to the mouse, and is no control and not part of one. Points of a curve may be short cuts to a slider beside it. */
+/** What shows a hand to the mouse, and is no control and not part of one. Points of a curve and
+ * pictures of a sheet may be short cuts to a slider beside them. */
 globalThis.onlyClickable = () =>
   [...document.querySelectorAll("article *")]
     .filter((e) => !(e.ownerSVGElement && e.closest(".jupyter-widgets, .pwl-picker, .pwl-stream")?.querySelector("input[type=range]")))
+    .filter((e) => !(e.matches(".pwl-demo-tiles") && e.closest(".pwl-demo-sheet")?.querySelector("input[type=range]")))
     .filter((e) => shown(e) && getComputedStyle(e).cursor === "pointer" && !e.closest(`${CONTROLS}, a[href], label, .noUi-target`))
     .filter((e) => getComputedStyle(e.parentElement).cursor !== "pointer")
     .map(brief);
