@@ -439,7 +439,8 @@ class ProgressiveModel:
         `fetch_next` is called when all of it is here: a link that waited until the last part is built would idle at each step.
         """
         names = self._needed(composition)
-        missing = [name for name in names if name not in self._held]
+        with self._unless(stop):  # whoever takes over may free what this was to build on
+            missing = [name for name in names if name not in self._held]
         if not missing:
             fetch_next()
         for name in missing:

@@ -904,6 +904,24 @@ def test_eight_threads_predict_while_a_thousand_swaps_happen(folder):
     assert min(answers) > 10 and len(seen) == 8
 
 
+def test_who_is_taken_over_before_anything_was_moved_says_so(folder, expected):
+    """Another thread loads the teacher, and frees the student, between the two halves of a call that asks for the student."""
+    with opened(folder) as model:
+        plain = model._fetch
+
+        def fetch(names, stop, patience):
+            model._fetch = plain
+            other = threading.Thread(target=model.load_teacher, kwargs={"background": False})
+            other.start()
+            other.join(20)
+            return plain(names, stop, patience)
+
+        model._fetch = fetch
+        with pytest.raises(StreamingError, match="stopped: the model was closed or asked for something else"):
+            model.unload_to("SSS")
+        assert_answers(model, expected, "TTT")
+
+
 def test_several_threads_load_unload_and_close(folder, expected):
     """Whoever asks last is followed; nobody waits for ever; nothing is held in the end."""
     for seed in range(3):
