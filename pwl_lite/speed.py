@@ -39,7 +39,7 @@ SPEED: Profile = replace(
         crop=2,
     ),
 )
-"""Networks and recipe; chosen on 5,000 held-out training images."""
+"""Networks and recipe. The learning rates were tried on 5,000 held-out training images, with 8 epochs; 12 are not tuned yet."""
 
 
 def reproduce_speed(
