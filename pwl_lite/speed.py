@@ -5,7 +5,7 @@ identity-like start, pooling before the norms) with Muon on its filters, label s
 Source of these means: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, arXiv 2404.00498, and its repository
 cifar10-airbench.
 
-The time counted is that of the training steps. What comes once, before (whitening, half a second) and after (the test images),
+The time counted is that of the training steps. What comes once, before (whitening) and after (the test images),
 is not.
 """
 
