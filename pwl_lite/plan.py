@@ -33,7 +33,7 @@ class Run:
         seed: of the student.
         objective: `name` and settings, see `objectives.build_objective`.
         recipe: changes to the profile's recipe for students.
-        options: of `Runner.student`: `start`, `stitch`, `recalibrate`, `training_of`, `save_weights`.
+        options: of `Runner.student`: `start`, `stitch`, `recalibrate`, `training_of`, `curve`, `save_weights`.
     """
 
     experiment: str
@@ -43,7 +43,7 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-OPTIONS = {"start", "stitch", "recalibrate", "training_of", "save_weights"}
+OPTIONS = {"start", "stitch", "recalibrate", "training_of", "curve", "save_weights"}
 
 
 @dataclass(frozen=True)

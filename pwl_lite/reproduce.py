@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,6 +161,7 @@ class Runner:
         stitch: bool = False,
         recalibrate: bool = False,
         training_of: str | None = None,
+        curve: bool = False,
         **changes: Any,
     ) -> Record:
         """Train a student and record it.
@@ -176,12 +178,13 @@ class Runner:
                 has converters, after that of another, so that its student can be swapped too.
             recalibrate: measure each composition with student norms that are estimated for it (`evaluation.recalibrated`).
             training_of: another experiment that trains the same: its checkpoint is taken, nothing is trained twice.
+            curve: measure the student after each epoch; its accuracy stands in the record's history.
             changes: to the profile's recipe for students.
 
         Raises:
             TrainingError: the experiment to start from has no checkpoint of this seed.
         """
-        how = {"start": start, "stitch": stitch, "recalibrate": recalibrate, "training_of": training_of}
+        how = {"start": start, "stitch": stitch, "recalibrate": recalibrate, "training_of": training_of, "curve": curve}
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # of what an objective adds (converters, regressors); the student has a start of its own
             student = self._network(1, seed)
@@ -195,7 +198,8 @@ class Runner:
         if stitch and net is built.model:
             fit_converters(net, examples.normalise(examples.images).to(self.device))
         recipe = replace(self.profile.student, **{"seed": seed, **changes})
-        history = self._train(training_of or experiment, built, recipe, resume or training_of is not None)
+        measure = (lambda: {"accuracy": round(accuracy(student, self.test), 2)}) if curve else None
+        history = self._train(training_of or experiment, built, recipe, resume or training_of is not None, measure)
         if stitch and net is not built.model:
             fit_converters(net, examples.normalise(examples.images).to(self.device))
         about = {key: value for key, value in how.items() if value}
@@ -234,11 +238,18 @@ class Runner:
     def _checkpoint(self, experiment: str, seed: int) -> Path:
         return self.root / "cache" / "checkpoints" / f"{experiment}-{self.name(seed)}.pt"
 
-    def _train(self, experiment: str, objective: Objective, recipe: Recipe, resume: bool) -> list[dict[str, Any]]:
+    def _train(
+        self,
+        experiment: str,
+        objective: Objective,
+        recipe: Recipe,
+        resume: bool,
+        after_epoch: Callable[[], dict[str, float]] | None = None,
+    ) -> list[dict[str, Any]]:
         checkpoint = self._checkpoint(experiment, recipe.seed)
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
         options = {"checkpoint": checkpoint, "resume": resume, "max_minutes": left, "progress": self.progress}
-        return train(objective, self.data, recipe, **options)
+        return train(objective, self.data, recipe, after_epoch=after_epoch, **options)
 
     def _record(
         self,

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,6 +98,7 @@ def train(
     max_minutes: float | None = None,
     progress: bool | None = None,
     device: str | torch.device | None = None,
+    after_epoch: Callable[[], dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Minimise `objective` on `data.train`; its model is changed in place and left in evaluation mode.
 
@@ -115,9 +116,11 @@ def train(
             `checkpoint`, from which another call with `resume` goes on.
         progress: show a bar with loss terms and time left; by default unless the variable PWL_PROGRESS is `0`.
         device: by default a GPU if there is one.
+        after_epoch: called after each epoch, with the model in evaluation mode; what it returns joins the epoch's entry. Its
+            time is not counted.
 
     Returns:
-        One entry per epoch: `{"epoch", "loss": {term: mean}, "lr", "seconds"}`.
+        One entry per epoch: `{"epoch", "loss": {term: mean}, "lr", "seconds"}`, and what `after_epoch` adds.
 
     Raises:
         TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run; a limit on the
@@ -181,14 +184,16 @@ def train(
                         means = {name: total / step for name, total in zip(sums, totals, strict=True)}
                         _check_finite(means, epoch, step, recipe)
                         bar.set_postfix(epoch=epoch, **{k: f"{v:.3f}" for k, v in means.items()}, refresh=False)
-            history.append(
-                {
-                    "epoch": epoch,
-                    "loss": {name: round(value, 5) for name, value in means.items()},
-                    "lr": scheduler.get_last_lr()[0],
-                    "seconds": round(time.perf_counter() - started, 2),
-                }
-            )
+            entry = {
+                "epoch": epoch,
+                "loss": {name: round(value, 5) for name, value in means.items()},
+                "lr": scheduler.get_last_lr()[0],
+                "seconds": round(time.perf_counter() - started, 2),
+            }
+            if after_epoch:
+                model.eval()
+                entry |= after_epoch()
+            history.append(entry)
             if checkpoint:
                 run.save(Path(checkpoint))
             now = time.perf_counter()

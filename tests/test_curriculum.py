@@ -209,6 +209,18 @@ def test_extraction_by_hand():
     assert terms["ce"] == terms["kd"] == 0
 
 
+def test_without_a_readout_features_are_compared_in_the_teachers_own_scale():
+    """The error is 0 for the teacher's features themselves, and 1 (all of their variance) for their mean."""
+    torch.manual_seed(0)
+    features = 7 * torch.randn(64, 4) + 3
+    hint = Hint(4, 4, "none", readout=False)
+    same = ROW_LOSSES["mse"](*hint(features, features))
+    mean = ROW_LOSSES["mse"](*hint(features.mean(0).expand(64, 4), features))
+    twice = ROW_LOSSES["mse"](*hint(2 * features, features))
+    assert same == 0 and mean == pytest.approx(1, abs=1e-5)
+    assert twice == pytest.approx((features.square().mean() / (features - features.mean(0)).square().mean()).item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("projection", PROJECTIONS)
 @pytest.mark.parametrize("make", [tiny_pair, vit_pair])
 def test_extraction_of_maps_and_tokens_learns(batch, projection, make):

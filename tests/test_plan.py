@@ -172,6 +172,21 @@ def test_the_options_of_a_run(tmp_path):
     assert list(left(plan, tmp_path)) == []
 
 
+def test_a_curve_holds_the_accuracy_after_each_epoch_and_changes_nothing_else(tmp_path):
+    data, progressive = tiny_data(), {"name": "progressive", "draws": 1}
+    runs = (
+        Run("plain", 0, progressive, {"epochs": 3, "lr": 0.1}),
+        Run("curve", 0, progressive, {"epochs": 3, "lr": 0.1}, {"curve": True}),
+    )
+    plain, curve = run_plan(Plan(PROFILE, "tiny", 0, runs), tmp_path, data, progress=False)
+    assert curve.lattice == plain.lattice
+    assert [epoch["loss"] for epoch in curve.history] == [epoch["loss"] for epoch in plain.history]
+    assert all("accuracy" not in epoch for epoch in plain.history)
+    assert len({epoch["accuracy"] for epoch in curve.history}) > 1
+    # the shipped weights are rounded to half precision, which can turn an image of the few
+    assert curve.history[-1]["accuracy"] == pytest.approx(curve.lattice["SSSS"], abs=100 / len(data.test) + 0.01)
+
+
 def test_a_start_that_was_not_trained_is_named(tmp_path):
     plan = Plan(PROFILE, "tiny", 0, (Run("warm", 0, {"name": "kd"}, {}, {"start": "never"}),))
     with pytest.raises(TrainingError, match=r"start from experiment 'never': no checkpoint .*train it first"):

@@ -141,7 +141,10 @@ class Hint(nn.Module):
         if not self.ready:
             self.fit(features)
         with torch.autocast(features.device.type, enabled=False):  # small components need more than 8 bits
-            return self.readout(rows.float()), (features @ self.matrix - self.shift) * self.factor
+            target = (features @ self.matrix - self.shift) * self.factor
+            if isinstance(self.readout, nn.Linear):
+                return self.readout(rows.float()), target
+            return rows.float() * self.factor, target  # the same unit for both: the teacher's own scale is what is learned
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
