@@ -29,6 +29,17 @@ from pwl_lite.parity_training import Hidden, Labels, Outputs, Stage, StreamLog, 
 from pwl_lite.records import environment
 
 ROOT = Path(__file__).resolve().parents[1]
+DIMS = (4, 32, 128)
+EXTRACTIONS: dict[str, dict[str, Any]] = {  # options of the hidden layer's stage
+    **{
+        f"extraction, {kind}, {dim}": {"projection": kind, "dim": dim}
+        for kind in ("gaussian", "sign", "orthogonal", "pca")
+        for dim in DIMS
+    },
+    "extraction, no projection": {"projection": "none"},
+    "extraction, pca in steps": {"projection": "pca", "steps": 4},
+    "extraction, until it has settled": {"patience": 3},
+}
 ALL = (
     "cross entropy",
     "one-shot",
@@ -36,17 +47,16 @@ ALL = (
     "two checkpoints: inside",
     "two checkpoints: after",
     "progressive, a grid",
-    "extraction, gaussian",
-    "extraction, orthogonal",
-    "extraction, pca",
-    "extraction, until it has settled",
+    *EXTRACTIONS,
 )
-SLOPE = ("cross entropy", "one-shot", "two checkpoints: inside", "extraction, gaussian")
+SLOPE = ("cross entropy", "one-shot", "two checkpoints: inside", "extraction, gaussian, 32")
 
 
 @dataclass(frozen=True)
 class Point:
     """One task and one pair of networks.
+
+    Of each method's curve the record keeps accuracy and the vote's mean correlation with a support bit, one row a seed.
 
     Attributes:
         n, k: bits, and how many of them count.
@@ -67,14 +77,14 @@ class Point:
     budget: int = 3_200_000
     teacher_budget: int = 3_200_000
     first: int = 12_800
-    rates: tuple[float, ...] = (0.5, 1.0)
+    rates: tuple[float, ...] = (0.25, 0.5, 1.0)
 
     @property
     def name(self) -> str:
         return f"n={self.n},k={self.k},width={self.width}"
 
 
-SMALLER = Point(methods=SLOPE, budget=1_280_000, rates=(1.0,))
+SMALLER = Point(methods=SLOPE, budget=1_280_000, rates=(0.5, 1.0))
 POINTS = (
     Point(),
     *(replace(SMALLER, n=n) for n in (20, 30, 40)),
@@ -117,9 +127,9 @@ class Teachers:
         kind, _, option = method.partition(": ")
         if kind == "two checkpoints":
             return [Outputs(self.at(option), first), rest]
-        if method == "extraction, until it has settled":
-            return [Hidden(self.final, budget // 4, patience=3), rest]
-        return [Hidden(self.final, first, projection=method.removeprefix("extraction, ")), rest]
+        options = EXTRACTIONS[method]
+        most = budget // 4 if options.get("patience") else first  # of the first stage
+        return [Hidden(self.final, most, **options), rest]
 
 
 def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: int) -> dict[str, Any]:
@@ -142,9 +152,26 @@ def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: in
         "lr": lr,
         "samples to 99 %": [None if math.isinf(s) else int(s) for s in found],  # null: not within the budget
         "budget": sum(stage.samples for stage in teachers.stages(method)),
+        "curve": thinned(log),
         "accuracy at the end": [round(a, 4) for a in log.accuracy[-1].tolist()],
         "tries": {str(lr): None if math.isinf(m) else int(m) for lr, (m, _) in tries.items()},
         "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def thinned(log: StreamLog, factor: float = 1.2) -> dict[str, Any]:
+    """A log's curves, for each seed, at entries that lie a factor apart: a tenth of the numbers show the same."""
+    entries = [0]
+    for entry, samples in enumerate(log.samples):
+        if samples >= factor * log.samples[entries[-1]] and entry:
+            entries.append(entry)
+    if entries[-1] != len(log.samples) - 1:
+        entries.append(len(log.samples) - 1)
+    support = log.bits[..., list(log.task.support)].abs().mean(-1)
+    return {
+        "samples": [log.samples[entry] for entry in entries],
+        "accuracy": [[round(v, 3) for v in row] for row in log.accuracy[entries].T.tolist()],
+        "support": [[round(v, 3) for v in row] for row in support[entries].T.tolist()],
     }
 
 

@@ -33,18 +33,27 @@ def test_too_few_repeats_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def parity(monkeypatch):
-    spec = spec_from_file_location("parity_benchmark", SCRIPT.with_name("parity.py"))
+def script(name, monkeypatch):
+    spec = spec_from_file_location(f"{name}_benchmark", SCRIPT.with_name(f"{name}.py"))
     module = module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture
+def parity(monkeypatch):
+    return script("parity", monkeypatch)
+
+
+@pytest.fixture
+def transformers(monkeypatch):
+    return script("transformers", monkeypatch)
+
+
 def test_parity_is_measured_in_slices(parity, tmp_path):
     """A call without time does nothing, one with time all that is left; what is there is not trained again."""
-    sizes = {"teacher_width": 32, "budget": 12_800, "teacher_budget": 64_000, "first": 1600, "rates": (0.2, 0.5)}
+    sizes = {"teacher_width": 128, "budget": 12_800, "teacher_budget": 64_000, "first": 1600, "rates": (0.2, 0.5)}
     point = parity.Point(n=10, k=3, width=16, **sizes)
     path, said = tmp_path / "parity.json", []
     assert not parity.measure([point], path, [0, 1], 1600, minutes=0, say=said.append) and "call again" in said[0]
@@ -59,7 +68,12 @@ def test_parity_is_measured_in_slices(parity, tmp_path):
         for samples, accuracy in zip(method["samples to 99 %"], method["accuracy at the end"], strict=True):
             assert samples is None or samples <= method["budget"]
             assert 0.4 < accuracy <= 1
-    assert None not in entry["methods"]["extraction, gaussian"]["samples to 99 %"]
+        curve = method["curve"]
+        assert curve["samples"] == sorted(set(curve["samples"])) and curve["samples"][0] == 0
+        for values in (curve["accuracy"], curve["support"]):
+            assert len(values) == 2 and all(len(row) == len(curve["samples"]) for row in values)
+        assert [row[-1] for row in curve["accuracy"]] == pytest.approx(method["accuracy at the end"], abs=1e-3)
+    assert None not in entry["methods"]["extraction, gaussian, 4"]["samples to 99 %"]
     before = path.read_text()
     del found["points"]["n=10,k=3,width=16"]["methods"]["one-shot"]
     path.write_text(json.dumps(found))
@@ -78,3 +92,34 @@ def test_a_point_that_is_not_there_is_refused(parity, capsys):
     with pytest.raises(SystemExit):
         parity.main(["--seeds", "0"])
     assert "--seeds 0: expected at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["parity", "language"])
+def test_transformers_are_measured_in_slices(transformers, tmp_path, name):
+    task = transformers.Parity(n=5, k=2) if name == "parity" else transformers.Language(levels=2, symbols=3)
+    sizes = transformers.Sizes(6400, teacher_budget=6400, first=0.25, log_every=640, rates=(0.003, 0.01), tuning_seeds=1)
+    path, said = tmp_path / "transformers.json", []
+    assert not transformers.measure(name, task, sizes, 2, path, minutes=0, say=said.append) and "call again" in said[0]
+    assert not path.exists()
+    assert transformers.measure(name, task, sizes, 2, path, minutes=10, say=said.append)
+    entry = json.loads(path.read_text())["tasks"][name]
+    assert tuple(entry["methods"]) == transformers.METHODS
+    assert len(set(entry["teachers"]["state"])) == 2
+    for method in entry["methods"].values():
+        assert method["lr"] in (0.003, 0.01) and set(method["tries"]) == {"0.003", "0.01"}
+        assert len(method[task.figure]) == 2 and all(value is None or value >= 0 for value in method[task.figure])
+        for curves in method["curves"].values():
+            assert len(curves) == 2 and max(map(len, curves)) == len(method["samples"])
+    if name == "language":  # a student of a good teacher is far better than one who knows nothing
+        for method in entry["methods"].values():
+            assert max(method[task.figure]) < 0.5 * method["curves"]["excess"][0][0]
+    before = path.read_text()
+    assert transformers.measure(name, task, sizes, 2, path, minutes=10, say=said.append) and path.read_text() == before
+    with pytest.raises(SystemExit, match="was measured with other settings; choose another --out, or delete the file"):
+        transformers.measure(name, task, sizes, 3, path, minutes=10)
+
+
+def test_a_task_that_is_not_there_is_refused(transformers, capsys):
+    with pytest.raises(SystemExit):
+        transformers.main(["--only", "chess"])
+    assert "invalid choice: 'chess'" in capsys.readouterr().err

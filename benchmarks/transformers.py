@@ -1,0 +1,254 @@
+"""Chapter 10 at a size that a chapter has no time for: five seeds with a teacher each, larger budgets, rates tuned alike.
+
+    python benchmarks/transformers.py                   # both tasks: some 25 minutes of one core
+    python benchmarks/transformers.py --max-minutes 10  # a slice of it; call it again to go on
+    python benchmarks/transformers.py --only parity --out runs/transformers
+
+Writes data/benchmarks/transformers.json after every method, and goes on from what stands there. Teachers are trained again
+in every call, as their checkpoints are not kept; a hash in the file says whether they were the same.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from pwl_lite.blocknet import BlockNet, state_hash
+from pwl_lite.files import write_atomically
+from pwl_lite.grammar import Grammar
+from pwl_lite.language import TransformerConfig, after_start, divergence, transformer
+from pwl_lite.language_training import SequenceLog, SequenceSettings, Stream, language_stream, parity_stream, train_sequences
+from pwl_lite.objectives import KD, CurriculumExtraction, Objective, ProgressiveCheckpoints, Supervised
+from pwl_lite.parity import SparseParity, correlations, vote
+from pwl_lite.records import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ("cross entropy", "one-shot", "progressive", "extraction", "extraction, no projection")
+ALONE = {"alpha": 1.0, "temperature": 1.0}  # the teacher's word alone, as in the papers
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one task.
+
+    Attributes:
+        budget: most samples of a student.
+        teacher_budget: most samples of a teacher.
+        first: share of a student's budget for all stages before the last.
+        log_every: samples between entries of the log.
+        rates: learning rates that are tried for every method.
+        tuning_seeds: how many other students (of the first teacher) each rate is tried on.
+    """
+
+    budget: int
+    teacher_budget: int
+    first: float
+    log_every: int = 800
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    tuning_seeds: int = 2
+
+
+class Parity:
+    """The parity of chapter 10: bits are tokens, each has a vector of its own at each place."""
+
+    sizes = Sizes(budget=38_400, teacher_budget=76_800, first=0.125)
+    figure = "samples to 99 %"
+
+    def __init__(self, n: int = 12, k: int = 3):
+        self.task = SparseParity(n, k, seed=0)
+        self.bits, self.labels = self.task.sample(1024, torch.Generator().manual_seed(2**31 - 1))
+        self.stream: Stream = parity_stream(self.task)
+
+    def network(self, width: int, seed: int) -> BlockNet:
+        return transformer(TransformerConfig(2, self.task.n, width=width, heads=width // 8, joint=True), seed)
+
+    def know(self, net: BlockNet) -> dict[str, float]:
+        logits = net((self.bits > 0).long())
+        single = [(bit,) for bit in self.task.support]
+        return {
+            "accuracy": (logits.argmax(1) == self.labels).float().mean().item(),
+            "support": correlations(vote(logits), self.bits, single).values.abs().mean().item(),
+            "loss": cross_entropy(logits, self.labels).item(),
+        }
+
+    def finished(self, known: dict[str, float]) -> bool:
+        """Of a teacher; a student is finished earlier."""
+        return known["loss"] < 0.01
+
+    def reached(self, known: dict[str, float]) -> bool:
+        return known["accuracy"] >= 0.99
+
+    def early(self, log: SequenceLog) -> list[BlockNet]:
+        """The checkpoint inside the transition: where the vote leans on support bits most."""
+        support = log.values["support"]
+        return [log.checkpoints[max(range(1, len(support)), key=support.__getitem__)]]
+
+    def result(self, log: SequenceLog) -> float:
+        return log.samples_to("accuracy", 0.99)
+
+
+class Language:
+    """The grammar of chapter 10: the next token is told at every place."""
+
+    sizes = Sizes(budget=51_200, teacher_budget=76_800, first=0.1, log_every=1600)
+    figure = "excess in the end"
+
+    def __init__(self, levels: int = 3, symbols: int = 6):
+        self.grammar = Grammar.random(levels=levels, symbols=symbols, weights=(0.6, 0.4), seed=0)
+        test = self.grammar.sample(256, torch.Generator().manual_seed(2**31 - 1)).tokens
+        self.inputs = after_start(test, self.grammar.vocabulary)
+        self.exact = self.grammar.next_token(test)
+        self.knowers = [self.grammar.next_token(test, height=height) for height in range(levels + 1)]
+        self.stream: Stream = language_stream(self.grammar)
+
+    def network(self, width: int, seed: int) -> BlockNet:
+        sizes = {"width": width, "heads": width // 8, "num_classes": self.grammar.vocabulary, "answers": "all"}
+        return transformer(TransformerConfig(self.grammar.vocabulary + 1, self.grammar.length, **sizes), seed)
+
+    def know(self, net: BlockNet) -> dict[str, float]:
+        logits = net(self.inputs)
+        known = {f"from knower {h}": divergence(k, logits).mean().item() for h, k in enumerate(self.knowers)}
+        return {"excess": divergence(self.exact, logits).mean().item(), **known}
+
+    def finished(self, known: dict[str, float]) -> bool:
+        """Never: there is always something left to learn."""
+        return False
+
+    reached = finished
+
+    def early(self, log: SequenceLog) -> list[BlockNet]:
+        """The checkpoints that are most like those who know subtrees of height 1, and 2."""
+        entries = range(1, len(log.samples))
+        return [log.checkpoints[min(entries, key=log.values[f"from knower {h}"].__getitem__)] for h in (1, 2)]
+
+    def result(self, log: SequenceLog) -> float:
+        return log.values["excess"][-1]
+
+
+Task = Parity | Language
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network, and what a curriculum may take from its training."""
+
+    network: BlockNet
+    early: list[BlockNet]
+    log: SequenceLog
+
+
+def teacher_of(task: Task, seed: int, sizes: Sizes) -> Teacher:
+    """Train the teacher of one seed, four heads of size 8."""
+    net = task.network(32, 100 + seed)
+    settings = SequenceSettings(sizes.teacher_budget, lr=3e-3, log_every=sizes.log_every, keep=True)
+    log = train_sequences(Supervised(net), net, task.stream, settings, task.know, 100 + seed, task.finished)
+    return Teacher(net, task.early(log), log)
+
+
+def objective_of(method: str, teacher: Teacher, student: BlockNet, first: float) -> Objective:
+    """A method for one student."""
+    if method == "cross entropy":
+        return Supervised(student)
+    if method == "one-shot":
+        return KD(teacher.network, student, **ALONE)
+    if method == "progressive":
+        shares = [first / len(teacher.early)] * len(teacher.early)
+        return ProgressiveCheckpoints([*teacher.early, teacher.network], student, [*shares, 1 - first], **ALONE)
+    projection = "none" if method == "extraction, no projection" else "gaussian"
+    return CurriculumExtraction(teacher.network, student, shares=[first], projection=projection, **ALONE)
+
+
+def student_of(task: Task, method: str, teacher: Teacher, lr: float, seed: int, sizes: Sizes) -> SequenceLog:
+    """Train a student with two heads of size 8."""
+    student = task.network(16, seed)
+    torch.manual_seed(seed)  # of what an objective draws: projections, learned maps
+    objective = objective_of(method, teacher, student, sizes.first)
+    settings = SequenceSettings(sizes.budget, lr=lr, log_every=sizes.log_every)
+    return train_sequences(objective, student, task.stream, settings, task.know, seed, task.reached)
+
+
+def trained(task: Task, method: str, teachers: Sequence[Teacher], sizes: Sizes) -> dict[str, Any]:
+    """Choose the learning rate on other seeds, train a student for each teacher, and tell what came of it."""
+    begin, tries, scores = time.perf_counter(), {}, {}
+    for lr in sizes.rates:
+        logs = [student_of(task, method, teachers[0], lr, 1000 + i, sizes) for i in range(sizes.tuning_seeds)]
+        tries[lr] = [task.result(log) for log in logs]
+        # who does not get there counts as twice the budget; where none does, the loss says which rate came closest
+        scores[lr] = (
+            statistics.fmean(min(result, 2 * sizes.budget) for result in tries[lr]),
+            statistics.fmean(log.values.get("loss", [0.0])[-1] for log in logs),
+        )
+    lr = min(scores, key=scores.__getitem__)
+    logs = [student_of(task, method, teacher, lr, seed, sizes) for seed, teacher in enumerate(teachers)]
+    return {
+        "lr": lr,
+        task.figure: [finite(task.result(log)) for log in logs],
+        "tries": {str(rate): [finite(result) for result in found] for rate, found in tries.items()},
+        "samples": max((log.samples for log in logs), key=len),
+        "curves": {name: [[round(v, 4) for v in log.values[name]] for log in logs] for name in logs[0].values},
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def finite(value: float) -> float | None:
+    """None (null in the file) for what was not reached."""
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def measure(
+    name: str, task: Task, sizes: Sizes, seeds: int, path: Path, minutes: float, say: Callable[[str], None] = print
+) -> bool:
+    """Train what is not yet in the file; True when all is there."""
+    found = json.loads(path.read_text()) if path.exists() else {"environment": environment("cpu"), "tasks": {}}
+    settings = json.loads(json.dumps({**asdict(sizes), "seeds": seeds}))  # as they come back from the file
+    entry = found["tasks"].setdefault(name, {"settings": settings, "methods": {}})
+    if entry["settings"] != settings:
+        sys.exit(f"{path}: {name} was measured with other settings; choose another --out, or delete the file")
+    begin, teachers = time.perf_counter(), []
+    for method in [method for method in METHODS if method not in entry["methods"]]:
+        if time.perf_counter() - begin >= 60 * minutes:
+            say(f"{minutes:g} minutes are over; call again to go on")
+            return False
+        if not teachers:
+            teachers = [teacher_of(task, seed, sizes) for seed in range(seeds)]
+            entry["teachers"] = {
+                "state": [state_hash(teacher.network) for teacher in teachers],
+                "samples": [teacher.log.samples[-1] for teacher in teachers],
+                "in the end": [{k: round(v[-1], 4) for k, v in teacher.log.values.items()} for teacher in teachers],
+            }
+            say(f"{name}: teachers, {time.perf_counter() - begin:.0f} s")
+        entry["methods"][method] = trained(task, method, teachers, sizes)
+        write_atomically(path, json.dumps(found) + "\n")
+        say(f"{name}: {method}: {task.figure}: {entry['methods'][method][task.figure]}")
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = {"parity": Parity, "language": Language}
+    parser.add_argument("--only", nargs="+", choices=list(tasks), default=list(tasks), metavar="TASK", help="parity, language")
+    parser.add_argument("--seeds", type=int, default=5, help="teachers, each with a student of every method (default 5)")
+    parser.add_argument("--max-minutes", type=float, default=math.inf, help="begin no method after so many minutes")
+    parser.add_argument("--out", type=Path, default=ROOT / "data" / "benchmarks", help="folder of transformers.json")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: expected at least 1")
+    torch.set_num_threads(1)  # the products are too small to share
+    end = time.perf_counter() + 60 * options.max_minutes
+    for name in options.only:
+        left = (end - time.perf_counter()) / 60
+        if not measure(name, tasks[name](), tasks[name].sizes, options.seeds, options.out / "transformers.json", left):
+            break
+
+
+if __name__ == "__main__":
+    main()
