@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .blocknet import BlockNet
 from .errors import DataError, NetworkError, UnknownNameError
+from .networks.vit import EncoderLayer
 
 ANSWERS = ("last", "all")
 
@@ -87,8 +88,8 @@ class TokenEmbed(nn.Module):
         return vectors if self.positions is None else vectors + self.positions
 
 
-class Layer(nn.TransformerEncoderLayer):
-    """torch's layer, with a causal mask that it carries itself: features (batch, length, width) -> the same."""
+class Layer(EncoderLayer):
+    """The layer of `networks.vit`, with a causal mask that it carries itself: features (batch, length, width) -> the same."""
 
     def __init__(self, config: TransformerConfig):
         hidden = round(config.width * config.mlp_ratio)

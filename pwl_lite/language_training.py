@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import one_hot
 
 from .blocknet import BlockNet
@@ -126,26 +125,24 @@ def train_sequences(
     _note(log, network, measure, 0, math.nan, settings.keep)
     objective.model.train()
     losses = []
-    # on a CPU, short sequences train twice as fast with attention written out as with the fused kernel
-    with sdpa_kernel(SDPBackend.MATH):
-        for step in range(1, steps + 1):
-            if (step - 1) % log_steps == 0:
-                objective.start_epoch((step - 1) / steps)
-            objective.start_step((step - 1) / steps)
-            loss = torch.stack(list(objective.terms(*stream(settings.batch_size, generator)).values())).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-            if step % log_steps and step < steps:
-                continue
-            mean = torch.stack(losses).mean().item()
-            losses.clear()
-            if not math.isfinite(mean):
-                raise TrainingError(f"the loss is {mean} by step {step}: expected a number; lower lr = {settings.lr}")
-            _note(log, network, measure, step * settings.batch_size, mean, settings.keep)
-            if until is not None and until({name: values[-1] for name, values in log.values.items()}):
-                break
+    for step in range(1, steps + 1):
+        if (step - 1) % log_steps == 0:
+            objective.start_epoch((step - 1) / steps)
+        objective.start_step((step - 1) / steps)
+        loss = torch.stack(list(objective.terms(*stream(settings.batch_size, generator)).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        if step % log_steps and step < steps:
+            continue
+        mean = torch.stack(losses).mean().item()
+        losses.clear()
+        if not math.isfinite(mean):
+            raise TrainingError(f"the loss is {mean} by step {step}: expected a number; lower lr = {settings.lr}")
+        _note(log, network, measure, step * settings.batch_size, mean, settings.keep)
+        if until is not None and until({name: values[-1] for name, values in log.values.items()}):
+            break
     objective.model.eval()
     return log
 

@@ -5,6 +5,7 @@ the norm first. Features are tokens, (batch, tokens, channels).
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +69,12 @@ class EncoderLayer(nn.TransformerEncoderLayer):
     """torch's own layer. Training on a CPU, attention is computed step by step: with as few tokens as here, a step of torch's
     fused kernel, whose backward pass is made for long sequences, takes twice as long."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, **mask: Any) -> Tensor:
+        """(batch, tokens, width) -> the same; `mask` as torch's layer takes it (`src_mask`, `is_causal`)."""
         if self.training and tokens.device.type == "cpu":
             with sdpa_kernel(SDPBackend.MATH):
-                return super().forward(tokens)
-        return super().forward(tokens)
+                return super().forward(tokens, **mask)
+        return super().forward(tokens, **mask)
 
 
 class PatchEmbed(nn.Module):
