@@ -17,7 +17,6 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -26,6 +25,8 @@ import sysconfig
 import tarfile
 import tempfile
 from pathlib import Path
+
+from files import whole_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "web_static" / "vendor.json"
@@ -105,21 +106,14 @@ def unpack(archive: Path, files: dict[str, list[str]], vendor: Path) -> None:
 def fill(vendor: Path) -> None:
     """Build the whole folder beside `vendor`, then put it in its place."""
     packages = json.loads(LIST.read_text())["packages"]
-    vendor.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=vendor.parent, prefix=".vendor-") as temporary:
-        fresh, downloads = Path(temporary) / "vendor", Path(temporary) / "downloads"
-        fresh.mkdir()
-        downloads.mkdir()
-        archives = download(packages, downloads)
+    with whole_folder(vendor) as fresh, tempfile.TemporaryDirectory() as downloads:
+        archives = download(packages, Path(downloads))
         for package in packages:
             unpack(archives[package["name"]], package["files"], fresh)
         data = Path(sysconfig.get_path("data"))
         shutil.copyfile(data / "share/jupyter/nbextensions/anywidget/index.js", fresh / "anywidget.js")
         shutil.copyfile(REQUIRE_CONFIG, fresh / "require-config.js")
         (fresh / MARKER).write_text(fingerprint() + "\n")
-        os.chmod(fresh, 0o755)
-        shutil.rmtree(vendor, ignore_errors=True)
-        fresh.replace(vendor)
 
 
 def main() -> None:

@@ -10,14 +10,11 @@ ends without an error; the demo then tells readers that it is not there.
 import argparse
 import hashlib
 import json
-import os
-import shutil
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from files import write_whole
+from files import whole_folder, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "data" / "weights"
@@ -48,9 +45,7 @@ def fill(folder: Path) -> None:
     from pwl_lite.datasets import load_dataset
     from pwl_lite.web_export import export_web
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pairs-") as temporary:
-        fresh = Path(temporary) / "pairs"
+    with whole_folder(folder) as fresh:
         made = []
         for name, weights, images, title in PAIRS:
             if not (WEIGHTS / weights).is_dir():
@@ -60,9 +55,6 @@ def fill(folder: Path) -> None:
             export_web(WEIGHTS / weights, fresh / name, sheet)
             made.append({"name": name, "title": title})
         write_whole(fresh / "pairs.json", json.dumps({"made_from": fingerprint(), "pairs": made}, indent=1) + "\n")
-        os.chmod(fresh, 0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.replace(folder)
 
 
 def main() -> None:
