@@ -111,6 +111,11 @@ class Teachers:
     def at(self, moment: str) -> Stack:
         return self.log.checkpoint([getattr(t, moment) for t in self.transitions])
 
+    def support_inside(self) -> list[float]:
+        """For each seed: the vote's mean correlation with a support bit inside the transition."""
+        support = self.log.bits[..., list(self.task.support)].abs().mean(-1)
+        return [round(support[t.inside, seed].item(), 3) for seed, t in enumerate(self.transitions)]
+
     def stages(self, method: str) -> list[Stage]:
         """A method as a list of stages, see chapter 9."""
         first, budget = self.point.first, self.point.budget
@@ -202,6 +207,7 @@ def measure(
                 teachers = Teachers(point, seeds, log_every)
                 entry["teacher"] = {
                     "samples to 99 %": [int(s) for s in teachers.log.samples_to()],
+                    "support inside": teachers.support_inside(),
                     "sha256": teachers.sha256,
                     "seconds": round(teachers.seconds, 1),
                 }

@@ -1,6 +1,8 @@
 """The reproduction ledger: every published number that this book is about, beside ours."""
 
 import inspect
+import json
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,8 +14,10 @@ import pandas as pd
 
 from .blocknet import num_params
 from .errors import RecordError
+from .language_training import SequenceSettings
 from .networks import FAMILIES, build_pair
 from .objectives import KD, ProgressiveDistillation
+from .parity_training import StreamSettings
 from .profiles import PROFILES, get_profile
 from .records import Record, data_folder, load_records
 
@@ -47,6 +51,8 @@ def _ours(row: Any) -> Found:
     """(value, n, reason) for one row of `published()`."""
     if row.paper.startswith("Progressive Weight Loading"):
         return _PWL.get(row.table, _not_run)(row)
+    if row.paper.startswith("Progressive distillation"):
+        return _CURRICULA[row.table](row)
     return _not_run(row)
 
 
@@ -59,7 +65,6 @@ def _not_run(row: Any) -> Found:
 
 _NOT_RUN = {
     "Distillation baselines": "not run: these pairs on CIFAR-100 need a GPU for days",
-    "Progressive distillation": "not run",
 }
 
 
@@ -115,6 +120,90 @@ _PWL: dict[str, Callable[[Any], Found]] = {
     "size": _size,
     "setting": _setting,
     "blocks": _blocks,
+}
+
+
+def _benchmark(name: str) -> dict[str, Any] | None:
+    """What a script of `benchmarks/` has measured; None if it was not run."""
+    path = data_folder() / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _million(samples: list[float | None]) -> float:
+    """Median over the seeds, those that did not get there counted as infinite."""
+    return statistics.median(math.inf if s is None else s for s in samples) / 1e6
+
+
+def _found(row: Any, settings: dict[str, float], measured: dict[str, float], n: int, scale: str) -> Found:
+    """The value of one row, and what it is."""
+    if row.quantity in settings:
+        return settings[row.quantity], 0, "ours is smaller, to run in minutes on a CPU"
+    value = measured.get(row.quantity, math.nan)
+    if math.isinf(value):
+        return math.nan, n, f"{scale}: half of the seeds or more not within the budget"
+    return value, n, scale
+
+
+def _sparse_parity(row: Any) -> Found:
+    found = _benchmark("parity")
+    if found is None:
+        return math.nan, None, "not run: `benchmarks/parity.py`"
+    point = next(iter(found["points"].values()))
+    settings, methods = point["settings"], point["methods"]
+    curve = methods["cross entropy"]["curve"]
+    rising = [next((n for n, a in zip(curve["samples"], row_, strict=True) if a >= 0.55), None) for row_ in curve["accuracy"]]
+    ends = {m: methods[m]["accuracy at the end"] for m in ("one-shot", "two checkpoints: before", "two checkpoints: after")}
+    rates = [method["lr"] for method in methods.values()]
+    ours = {
+        "bits": settings["n"],
+        "support": settings["k"],
+        "width of the teacher": settings["teacher_width"],
+        "width of the student": settings["width"],
+        "width of the student in the scripts": settings["width"],
+        "batch": StreamSettings().batch_size,
+        "lowest learning rate": min(rates),
+        "highest learning rate": max(rates),
+        "samples at most": settings["budget"] / 1e6,
+    }
+    measured = {
+        "samples to 100 %, progressive": _million(methods["progressive, a grid"]["samples to 99 %"]),
+        "one-shot at 20 million samples": 100 * statistics.fmean(ends["one-shot"]),
+        "samples when cross entropy starts to rise": _million(rising),
+        "samples to 100 %, two checkpoints": _million(methods["two checkpoints: inside"]["samples to 99 %"]),
+        "accuracy with a checkpoint from before or after the transition": 100
+        * statistics.fmean([*ends["two checkpoints: before"], *ends["two checkpoints: after"]]),
+        "correlation with support bits in the transition": statistics.fmean(point["teacher"]["support inside"]),
+    }
+    scale = f"smaller: n = {settings['n']}, k = {settings['k']}; ends at 99 % or {settings['budget'] / 1e6:g} million samples"
+    return _found(row, ours, measured, len(settings["seeds"]), scale)
+
+
+def _transformers(row: Any) -> Found:
+    """Parity with attention; of the grammar only the sizes can be compared."""
+    found = _benchmark("transformers")
+    if found is None:
+        return math.nan, None, "not run: `benchmarks/transformers.py`"
+    task = found["tasks"]["parity" if "parity" in row.table else "language"]
+    sizes, methods, n = task["settings"], task["methods"], task["settings"]["seeds"]
+    ours = {"layers": 2, "head size": 8, "heads of the teacher": 4, "heads of the student": 2}
+    if "parity" not in row.table:
+        if row.quantity in ours:
+            return _found(row, ours, {}, n, "")
+        return math.nan, n, "another language and another figure, excess in nats: see chapter 10"
+    ours |= {"learning rate": methods["progressive"]["lr"], "batch": SequenceSettings(1000).batch_size}
+    late = methods["one-shot"]["samples to 99 %"].count(None)
+    measured = {
+        "samples to 100 %, progressive": _million(methods["progressive"]["samples to 99 %"]),
+        "samples without success, one-shot": sizes["budget"] / 1e6 if late else math.nan,
+    }
+    failed = f", {late} of {n} without success" if "one-shot" in row.quantity else ""
+    return _found(row, ours, measured, n, f"smaller: n = 12, k = 3; ends at 99 %{failed}")
+
+
+_CURRICULA: dict[str, Callable[[Any], Found]] = {
+    "sparse parity": _sparse_parity,
+    "GPT-2 on parity": _transformers,
+    "PCFG cfg3b, masked language model": _transformers,
 }
 
 

@@ -159,7 +159,19 @@ def _slug(heading: str) -> str:
     return default_slugify(heading)
 
 
+def listings_as_code(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Show the indented listings of a module's docstring as what they are; to Sphinx they are quotations."""
+    if what != "module":
+        return
+    for number in range(len(lines) - 1, 0, -1):
+        if lines[number].startswith("    ") and not lines[number - 1].strip():
+            before = next((line for line in reversed(lines[:number]) if line.strip()), "")
+            if before and not before.startswith(" "):
+                lines[number:number] = [".. code-block:: none", ""]
+
+
 def setup(app: Sphinx) -> dict:
+    app.connect("autodoc-process-docstring", listings_as_code)
     for name, directive in (("exercises", Exercises), ("state", State), ("runs", Runs), ("names", Names)):
         app.add_directive(name, directive)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -62,6 +62,7 @@ def test_parity_is_measured_in_slices(parity, tmp_path):
     found = json.loads(path.read_text())
     entry = found["points"]["n=10,k=3,width=16"]
     assert found["environment"]["torch"] and list(entry["methods"]) == list(parity.ALL)
+    assert all(0.1 < correlation <= 1 for correlation in entry["teacher"]["support inside"])
     for method in entry["methods"].values():
         assert method["lr"] in (0.2, 0.5) and set(method["tries"]) == {"0.2", "0.5"}
         assert method["teacher"] == entry["teacher"]["sha256"]
