@@ -63,3 +63,51 @@ def test_sizes_of_the_papers_networks_follow_from_the_code(book):
     sizes = book[(book.table == "size") & (book.network != "vit")]
     assert (sizes.gap.abs() < 0.5).all() and (sizes.n == 0).all()
     assert math.isclose(sizes[sizes.quantity == "teacher parameters"].ours.iloc[0], 14.72, abs_tol=0.01)
+
+
+def test_rows_of_sparse_parity_are_those_of_the_benchmark(monkeypatch):
+    curve = {"samples": [0, 10, 20], "accuracy": [[0.5, 0.6, 1], [0.5, 0.5, 0.5]]}
+    methods = {
+        name: {"lr": lr, "samples to 99 %": to, "accuracy at the end": ends, "curve": curve}
+        for name, lr, to, ends, curve in (
+            ("cross entropy", 0.5, [900_000, None], [1.0, 0.5], curve),
+            ("one-shot", 1.0, [None, None], [0.5, 0.6], {}),
+            ("two checkpoints: before", 0.25, [None, None], [0.5, 0.6], {}),
+            ("two checkpoints: after", 0.5, [None, None], [0.7, 1.0], {}),
+            ("two checkpoints: inside", 0.5, [100_000, 300_000], [1.0, 1.0], {}),
+            ("progressive, a grid", 0.5, [400_000, 600_000], [1.0, 1.0], {}),
+        )
+    }
+    settings = {"n": 50, "k": 5, "width": 32, "teacher_width": 256, "budget": 1_000_000, "seeds": [0, 1]}
+    point = {"settings": settings, "methods": methods, "teacher": {"support inside": [0.1, 0.3]}}
+    monkeypatch.setattr(module, "_benchmark", lambda name: {"points": {"a": point}} if name == "parity" else None)
+    rows = published().query("table == 'sparse parity'")
+    found = {row.quantity: module._ours(row) for row in rows.itertuples()}
+    assert found["bits"][:2] == (50, 0) and found["lowest learning rate"][0] == 0.25
+    assert found["samples to 100 %, progressive"][:2] == (0.5, 2)
+    assert found["samples to 100 %, two checkpoints"][0] == pytest.approx(0.2)
+    assert found["one-shot at 20 million samples"][0] == pytest.approx(55)
+    assert found["accuracy with a checkpoint from before or after the transition"][0] == pytest.approx(70)
+    assert found["correlation with support bits in the transition"][0] == pytest.approx(0.2)
+    value, n, reason = found["samples when cross entropy starts to rise"]
+    assert math.isnan(value) and n == 2 and "half of the seeds or more not within the budget" in reason
+    assert all(found[quantity][2] for quantity in rows.quantity)
+    (row,) = published().query("table == 'GPT-2 on parity' and quantity == 'batch'").itertuples()
+    assert module._ours(row)[2] == "not run: `benchmarks/transformers.py`"
+
+
+def test_rows_of_transformers_are_those_of_the_benchmark(monkeypatch):
+    methods = {
+        "progressive": {"lr": 0.01, "samples to 99 %": [7200, 9600, None]},
+        "one-shot": {"lr": 0.01, "samples to 99 %": [None, 8000, None]},
+    }
+    tasks = {name: {"settings": {"budget": 38_400, "seeds": 3}, "methods": methods} for name in ("parity", "language")}
+    monkeypatch.setattr(module, "_benchmark", lambda name: {"tasks": tasks})
+    rows = published().query("table == 'GPT-2 on parity'")
+    found = {row.quantity: module._ours(row) for row in rows.itertuples()}
+    assert found["samples to 100 %, progressive"][:2] == (0.0096, 3)
+    assert found["samples without success, one-shot"][:2] == (0.0384, 3)
+    assert "2 of 3 without success" in found["samples without success, one-shot"][2]
+    assert found["heads of the student"][:2] == (2, 0) and found["learning rate"][0] == 0.01
+    grammar = published().query("table.str.startswith('PCFG')")
+    assert all(module._ours(row)[2] for row in grammar.itertuples())

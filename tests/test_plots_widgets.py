@@ -289,6 +289,12 @@ def test_a_view_of_frames_holds_one_for_each_choice():
         widgets.FrameView({"link": [1]}, [""], sliders=["speed"])
 
 
+def test_equal_frames_are_carried_once():
+    view = widgets.FrameView({"method": ["labels", "extraction"], "dim": [4, 8]}, ["l", "l", "e4", "e8"])
+    assert view.data["frames"] == ["l", "e4", "e8"] and view.data["frame_of"] == [0, 0, 1, 2]
+    assert "frame_of" not in widgets.FrameView({"dim": [4, 8]}, ["e4", "e8"]).data
+
+
 def test_a_chooser_asks_for_the_frame_of_each_combination(shell, monkeypatch):
     views, plain = [], frame_view.FrameView
     monkeypatch.setattr(frame_view, "FrameView", lambda *args, **options: views.append(plain(*args, **options)) or views[-1])

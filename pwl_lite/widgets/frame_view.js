@@ -7,7 +7,7 @@ export function frameOf(controls, chosen) {
 }
 
 function render({ model, el }) {
-  const { title, controls, frames } = model.get("data");
+  const { title, controls, frames, frame_of } = model.get("data"); // frame_of: number of each choice's frame, if some are equal
   const shown = element("div", { class: "pwl-frame", role: "group", "aria-live": "polite" });
   const inputs = controls.map(({ label, values, slider }, k) => {
     const set = (value) => {
@@ -31,7 +31,8 @@ function render({ model, el }) {
       count.textContent = controls[k].values[chosen[k]];
       input.setAttribute("aria-valuetext", count.textContent);
     });
-    shown.innerHTML = frames[frameOf(controls, chosen)];
+    const choice = frameOf(controls, chosen);
+    shown.innerHTML = frames[frame_of ? frame_of[choice] : choice];
     shown.setAttribute("aria-label", controls.map(({ label, values }, k) => `${label}: ${values[chosen[k]]}`).join(", "));
   }
   el.classList.add("pwl-view", "pwl-frames");

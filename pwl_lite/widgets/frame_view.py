@@ -51,7 +51,12 @@ class FrameView(anywidget.AnyWidget):
             raise PWLError(f"slider {min(unknown)!r}: expected one of {', '.join(offered)}")
         allow_on_colab()
         entries = [{"label": k, "values": values, "slider": k in sliders} for k, values in offered.items()]
-        super().__init__(data={"title": title, "controls": entries, "frames": list(frames)}, chosen=[0] * len(entries))
+        data: dict[str, Any] = {"title": title, "controls": entries, "frames": list(frames)}
+        different = list(dict.fromkeys(frames))
+        if len(different) < len(frames):  # a page carries equal frames once
+            number = {frame: i for i, frame in enumerate(different)}
+            data |= {"frames": different, "frame_of": [number[frame] for frame in frames]}
+        super().__init__(data=data, chosen=[0] * len(entries))
 
     @traitlets.validate("chosen")
     def _in_range(self, proposal: dict[str, Any]) -> list[int]:
