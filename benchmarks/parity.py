@@ -67,6 +67,7 @@ class Point:
         teacher_budget: most samples of a teacher.
         first: samples of a first stage.
         rates: learning rates that are tried for every method, on seeds of their own.
+        tuning_budget: most samples of a try.
     """
 
     n: int = 50
@@ -78,13 +79,14 @@ class Point:
     teacher_budget: int = 3_200_000
     first: int = 12_800
     rates: tuple[float, ...] = (0.25, 0.5, 1.0)
+    tuning_budget: int = 1_280_000
 
     @property
     def name(self) -> str:
         return f"n={self.n},k={self.k},width={self.width}"
 
 
-SMALLER = Point(methods=SLOPE, budget=1_280_000, rates=(0.5, 1.0))
+SMALLER = Point(methods=SLOPE, budget=1_280_000, rates=(0.5, 1.0), tuning_budget=640_000)
 POINTS = (
     Point(),
     *(replace(SMALLER, n=n) for n in (20, 30, 40)),
@@ -116,9 +118,9 @@ class Teachers:
         support = self.log.bits[..., list(self.task.support)].abs().mean(-1)
         return [round(support[t.inside, seed].item(), 3) for seed, t in enumerate(self.transitions)]
 
-    def stages(self, method: str) -> list[Stage]:
+    def stages(self, method: str, budget: int) -> list[Stage]:
         """A method as a list of stages, see chapter 9."""
-        first, budget = self.point.first, self.point.budget
+        first = self.point.first
         rest = Outputs(self.final, budget - first)
         if method == "cross entropy":
             return [Labels(budget)]
@@ -141,22 +143,22 @@ def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: in
     """Choose the learning rate on other seeds, train, and tell what came of it."""
     point, begin = teachers.point, time.perf_counter()
 
-    def run(lr: float, seeds: Sequence[int]) -> StreamLog:
+    def run(lr: float, seeds: Sequence[int], budget: int) -> StreamLog:
         settings = StreamSettings(lr=lr, width=point.width, log_every=log_every, stop_at=0.99)
-        return train_stream(teachers.task, teachers.stages(method), settings, seeds)
+        return train_stream(teachers.task, teachers.stages(method, budget), settings, seeds)
 
     tries = {}
     if len(point.rates) > 1:
         for lr in point.rates:
-            log = run(lr, [1000 + seed for seed in seeds])
+            log = run(lr, [1000 + seed for seed in seeds], point.tuning_budget)
             tries[lr] = (statistics.median(log.samples_to()), -log.accuracy[-1].mean().item())
     lr = min(tries, key=tries.__getitem__) if tries else point.rates[0]
-    log = run(lr, seeds)
+    log = run(lr, seeds, point.budget)
     found = log.samples_to()
     return {
         "lr": lr,
         "samples to 99 %": [None if math.isinf(s) else int(s) for s in found],  # null: not within the budget
-        "budget": sum(stage.samples for stage in teachers.stages(method)),
+        "budget": sum(stage.samples for stage in teachers.stages(method, point.budget)),
         "curve": thinned(log),
         "accuracy at the end": [round(a, 4) for a in log.accuracy[-1].tolist()],
         "tries": {str(lr): None if math.isinf(m) else int(m) for lr, (m, _) in tries.items()},

@@ -53,8 +53,8 @@ def transformers(monkeypatch):
 
 def test_parity_is_measured_in_slices(parity, tmp_path):
     """A call without time does nothing, one with time all that is left; what is there is not trained again."""
-    sizes = {"teacher_width": 128, "budget": 12_800, "teacher_budget": 64_000, "first": 1600, "rates": (0.2, 0.5)}
-    point = parity.Point(n=10, k=3, width=16, **sizes)
+    sizes = {"teacher_width": 128, "budget": 12_800, "teacher_budget": 64_000, "first": 1600}
+    point = parity.Point(n=10, k=3, width=16, rates=(0.2, 0.5), tuning_budget=6400, **sizes)
     path, said = tmp_path / "parity.json", []
     assert not parity.measure([point], path, [0, 1], 1600, minutes=0, say=said.append) and "call again" in said[0]
     assert not path.exists()
