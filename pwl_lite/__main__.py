@@ -35,12 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         with _one_voice():
             args.run(args)
+        sys.stdout.flush()
     except SystemExit as end:  # argparse has said what it wants
         return int(end.code or 0)
     except TrainingPaused:
         same = "the same command with --resume" if "resume" in args else "the same command"
         print(f"pwl: paused, the time is used up; {same} goes on", file=sys.stderr)
         return 3
+    except BrokenPipeError:  # whoever read the output, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return 0
     except PWLError as error:
         print(f"pwl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

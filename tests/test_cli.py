@@ -310,3 +310,14 @@ def test_program_ends_with_the_exit_code_and_no_traceback():
     root = str(Path(__file__).resolve().parents[1])
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root})
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "dataset 'mnist'" in done.stderr
+
+
+def test_a_reader_who_leaves_early_is_no_error():
+    """`pwl plan FILE --dry-run | head -1`"""
+    plan = Path(__file__).parents[1] / "data" / "plans" / "ablations.json"
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pwl_lite", "plan", str(plan), "--dry-run"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -66,7 +66,7 @@ class ProgressiveDistillation(Objective):
         net: SwapNet,
         alpha: float = 0.6,
         temperature: float = 2.0,
-        sync: float = 0.5,
+        sync: float = 5.0,
         reconstruction: float = 0.5,
         cross: float = 2.0,
         converter_lr: float = 0.4,
