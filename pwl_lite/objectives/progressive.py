@@ -1,7 +1,7 @@
 """Progressive weight loading: train a student whose blocks can be exchanged for the teacher's, one by one."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +44,9 @@ class ProgressiveDistillation(Objective):
     Args:
         net: teacher (trained, frozen), student and converters.
         alpha, temperature: as in `KD`; the temperature also softens the cross term.
-        sync, reconstruction, cross: weights of the parts.
+        sync: weight of the synchronisation; two numbers are its weights at the start and at the end of the training, between
+            which it falls (or rises) by the same factor in equal times.
+        reconstruction, cross: weights of the other parts.
         converter_lr: learning rate of the converters as a factor on the recipe's.
         running_norm_from: share of the training after which batch norm in the student's blocks uses its running averages
             during the cross pass, exactly as it will when it serves; these averages are then of the student alone. Before,
@@ -57,7 +59,8 @@ class ProgressiveDistillation(Objective):
             averages change, so that what is loaded at the end is not the teacher that was trained. To show what that does.
 
     Raises:
-        TrainingError: `running_norm_from` is not between 0 and 1, or `draws` is below 1.
+        TrainingError: `running_norm_from` is not between 0 and 1, `draws` is below 1, or two weights of the synchronisation are
+            not both above 0.
         UnknownNameError: there is no such sampler.
     """
 
@@ -66,7 +69,7 @@ class ProgressiveDistillation(Objective):
         net: SwapNet,
         alpha: float = 0.6,
         temperature: float = 2.0,
-        sync: float = 5.0,
+        sync: float | Sequence[float] = 5.0,
         reconstruction: float = 0.5,
         cross: float = 2.0,
         converter_lr: float = 0.4,
@@ -81,9 +84,11 @@ class ProgressiveDistillation(Objective):
             )
         if draws < 1:
             raise TrainingError(f"draws = {draws!r}: expected at least 1 composition in a cross pass")
+        if not isinstance(sync, float | int) and (len(sync) != 2 or min(sync) <= 0):
+            raise TrainingError(f"sync = {sync!r}: expected one weight, or two above 0, for start and end of the training")
         self.model = net
         self.kd = KD(net.teacher, net.student, alpha, temperature)
-        self.sync = sync
+        self.sync = sync if isinstance(sync, float | int) else list(sync)
         self.reconstruction = reconstruction
         self.cross = cross
         self.converter_lr = converter_lr
@@ -93,11 +98,23 @@ class ProgressiveDistillation(Objective):
             raise UnknownNameError("sample", sample, SAMPLERS)
         self.sample = SAMPLERS[sample]() if isinstance(sample, str) else sample
         self.drifting_teacher = drifting_teacher
+        self.step_progress = 0.0  # unlike `progress` it moves within an epoch
 
     def start_epoch(self, progress: float) -> None:
         super().start_epoch(progress)
         if isinstance(self.sample, Sandwich):
             self.sample.forget()
+
+    def start_step(self, progress: float) -> None:
+        self.step_progress = progress
+
+    @property
+    def sync_weight(self) -> float:
+        """Of the synchronisation, now."""
+        if isinstance(self.sync, float | int):
+            return self.sync
+        start, end = self.sync
+        return start * (end / start) ** self.step_progress
 
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         net = self.model
@@ -110,7 +127,7 @@ class ProgressiveDistillation(Objective):
 
         terms = self.kd.terms_of_logits(logits, teacher_logits, targets)
         sync, reconstruction = self.alignment(student_features[:-1], teacher_features[:-1])
-        terms["sync"] = self.sync * sync
+        terms["sync"] = self.sync_weight * sync
         terms["reconstruction"] = self.reconstruction * reconstruction
 
         features = {"S": student_features, "T": teacher_features}
