@@ -98,6 +98,19 @@ def test_every_weight_scales_its_own_term(batch):
         assert scaled[name].item() == pytest.approx(factor * plain[name].item(), rel=1e-4), name
 
 
+def test_synchronisation_falls_by_the_same_factor_in_equal_times(batch):
+    net = tiny_net().train()
+    plain = authors(net, "TTSS").terms(*batch)["sync"].item()
+    falling = authors(net, "TTSS", sync=(8.0, 0.5))
+    for progress, weight in ((0.0, 8.0), (0.25, 4.0), (0.5, 2.0), (1.0, 0.5)):
+        falling.start_step(progress)
+        assert falling.terms(*batch)["sync"].item() == pytest.approx(weight * plain, rel=1e-4)
+    assert falling.settings()["sync"] == [8.0, 0.5]  # as it comes back from a record
+    for wrong in ((1.0,), (1.0, 0.0), (1.0, 2.0, 3.0)):
+        with pytest.raises(pwl.PWLError, match="expected one weight, or two above 0, for start and end"):
+            authors(net, "TTSS", sync=wrong)
+
+
 def test_the_cross_pass_runs_no_block_that_has_run_already(batch):
     net = tiny_net().train()
     runs = Counter()
