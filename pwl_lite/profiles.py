@@ -97,7 +97,6 @@ _CIFAR = [
             cutout=8,
         ),
         student=Recipe(epochs=8, batch_size=256, optimizer="muon", lr=0.4, bias_lr=8, clip=2.0),
-        progressive={"sync": 20.0},
     ),
     Profile(
         name="cifar",

@@ -39,13 +39,14 @@ class ProgressiveDistillation(Objective):
     - `cross`: the output of random compositions of both networks' blocks matches the teacher's output.
 
     Source: Kim, Lee, Choi, Lee, Cho, *Progressive Weight Loading*, arXiv 2509.22319. The authors' settings are `AUTHORS`; the
-    defaults are those of this book's runs on CIFAR-10, see chapter 5.
+    defaults are those of this book's runs on CIFAR-10, see chapter 8.
 
     Args:
         net: teacher (trained, frozen), student and converters.
         alpha, temperature: as in `KD`; the temperature also softens the cross term.
         sync: weight of the synchronisation; two numbers are its weights at the start and at the end of the training, between
-            which it falls (or rises) by the same factor in equal times.
+            which it falls (or rises) by the same factor in equal times. By default features come first, and what mixed
+            compositions make of them later. The authors' weight is constant.
         reconstruction, cross: weights of the other parts.
         converter_lr: learning rate of the converters as a factor on the recipe's.
         running_norm_from: share of the training after which batch norm in the student's blocks uses its running averages
@@ -69,9 +70,9 @@ class ProgressiveDistillation(Objective):
         net: SwapNet,
         alpha: float = 0.6,
         temperature: float = 2.0,
-        sync: float | Sequence[float] = 5.0,
+        sync: float | Sequence[float] = (20.0, 0.5),
         reconstruction: float = 0.5,
-        cross: float = 2.0,
+        cross: float = 4.0,
         converter_lr: float = 0.4,
         running_norm_from: float = 0.5,
         draws: int = 4,
