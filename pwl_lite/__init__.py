@@ -75,7 +75,7 @@ _HOMES = {
 _MODULES = (*_HOMES, "plots", "reproduce")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, *_MODULES])
+__all__ = sorted({*_HOME_OF, *_MODULES})
 
 
 def __getattr__(name: str) -> Any:

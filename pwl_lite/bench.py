@@ -59,7 +59,7 @@ class Pair:
 
     @property
     def bytes(self) -> dict[str, int]:
-        """Stored: of the student and the teacher, and `all` that loading in prefix order fetches."""
+        """What is stored of the student and the teacher, and `all` that loading in prefix order fetches."""
         from .manifest import has_converters, needed_shards
         from .swapnet import path
 
@@ -172,7 +172,7 @@ def measure_loads(pair: Pair, place: str, loaders: Sequence[str], runs: int) -> 
     """Each loader `runs` times at a place: `disk, cold`, `disk, warm` or a link such as `10 MB/s`.
 
     Returns:
-        For each loader `whole`, and for ours `first`: `summary` of seconds, imports not counted.
+        For each loader `whole`, and for ours `first`, the `summary` of seconds, imports not counted.
     """
     rate = _rate(place)
     slow = rate is not None and pair.bytes["teacher"] / rate > SLOW

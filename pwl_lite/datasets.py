@@ -140,13 +140,17 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set: "cifar10", "cifar100", "folder" or "shapes10".
 
-    root        for "folder": holds train/CLASS/*.png and test/CLASS/*.png (also jpg, jpeg, webp, bmp)
-    cache       folder of unpacked data sets; None is cache_folder()
-    download    fetch CIFAR when the cache lacks it (through torchvision, checksums verified)
-    seed        of "shapes10"; the other data sets are fixed
-    image_size  height and width in pixels to which "folder" scales its images
+    Args:
+        name: which one.
+        root: for "folder", holds `train/CLASS/*.png` and `test/CLASS/*.png` (also jpg, jpeg, webp, bmp).
+        cache: folder of unpacked data sets; None is `cache_folder()`.
+        download: fetch CIFAR when the cache lacks it (through torchvision, checksums verified).
+        seed: of "shapes10"; the other data sets are fixed.
+        image_size: height and width in pixels to which "folder" scales its images.
 
-    Raises UnknownNameError for another name, DataError when the data can't be found, fetched or read.
+    Raises:
+        UnknownNameError: another name.
+        DataError: the data can't be found, fetched or read.
     """
     if name not in NAMES:
         raise UnknownNameError("dataset", name, NAMES)
@@ -168,11 +172,16 @@ def load_dataset(
 def augment(images: Tensor, flip: bool | Tensor = True, crop: int = 2, cutout: int = 0) -> Tensor:
     """Random views of a batch: uint8 images (B, 3, H, W) -> the same shape, on the same device.
 
-    flip    mirror left and right, each image with probability 1/2; or which images to mirror, a bool tensor (B,)
-    crop    move each image by up to this many pixels in both directions; the border is filled by reflection
-    cutout  side in pixels of a grey square put over a random place, cut at the edges (DeVries & Taylor, 2017)
-
     One gather moves and mirrors all images. Random numbers are from torch's global generator of the device.
+
+    Args:
+        images: the batch.
+        flip: mirror left and right, each image with probability 1/2; or which images to mirror, a bool tensor (B,).
+        crop: move each image by up to this many pixels in both directions; the border is filled by reflection.
+        cutout: side in pixels of a grey square put over a random place, cut at the edges (DeVries & Taylor, 2017).
+
+    Raises:
+        DataError: more pixels than an image has, or a `flip` that does not fit the batch.
     """
     batch, channels, height, width = images.shape
     for name, value in (("crop", crop), ("cutout", cutout)):

@@ -130,7 +130,7 @@ class Grammar:
                 was seen, ones everywhere where it was not.
 
         Returns:
-            For each level, the root's first: (batch, nodes, symbols), float64.
+            For each level, the root's first, (batch, nodes, symbols), float64.
         """
         messages = [evidence.double()]
         for rule in reversed(self.rules):
@@ -150,7 +150,7 @@ class Grammar:
             seen: bool, (length,) or (batch, length); by default all.
 
         Returns:
-            For each level, the root's first, the tokens' last: (batch, nodes, symbols).
+            For each level, the root's first, the tokens' last, (batch, nodes, symbols).
 
         Raises:
             DataError: the seen tokens of a sentence are impossible together.

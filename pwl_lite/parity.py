@@ -220,8 +220,8 @@ def phase_transition(
         high: from here on the task is learnt.
 
     Returns:
-        `after`: the first entry with accuracy of at least `high`; `inside`: the entry with the highest correlation up to
-        there; `before`: the entry in the middle of the plateau.
+        Three entries. `after` is the first one with an accuracy of at least `high`, `inside` the one with the highest
+        correlation up to there, `before` the one in the middle of the plateau.
 
     Raises:
         TrainingError: the log shows no transition.

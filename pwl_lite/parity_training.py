@@ -135,7 +135,8 @@ class StreamSettings:
     Attributes:
         lr: learning rate; one number, or one for each seed (a whole sweep in one run).
         batch_size: fresh samples in a step. The papers take 1; more of them fill a processor.
-        width, hidden_layers: of the network.
+        width: units of a hidden layer.
+        hidden_layers: of the network.
         log_every: samples between entries of the log.
         test_samples: fresh samples, the same at each entry, on which accuracy and correlations are measured.
         keep: keep the network at each entry of the log (a teacher's checkpoints).
@@ -164,13 +165,15 @@ class StreamLog:
     """What `train_stream` saw; T entries, S seeds.
 
     Attributes:
-        task, seeds: what was trained.
+        task: what was to be learnt.
+        seeds: of the networks.
         samples: seen by each network at each entry, all stages together.
         accuracy: (T, S), share of right answers, standard error at most 0.5 / sqrt(test_samples).
         bits: (T, S, n), correlation of the vote with each single bit.
         monomials: (T, S, 2^k - 1), with `task.monomials()`.
         loss: (T, S), of the last step; nan where a network has diverged (its accuracy is then about 1/2).
-        networks: at the end; `checkpoints`: at each entry, if kept.
+        checkpoints: the networks at each entry, if kept.
+        networks: at the end.
     """
 
     task: SparseParity

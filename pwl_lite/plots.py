@@ -171,6 +171,8 @@ def history(entries: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
         for i, term in enumerate(entries[0]["loss"]):
             k = i % len(PALETTE)
             points = [(entry["epoch"], entry["loss"][term]) for entry in entries]
+            if not any(value for _, value in points):
+                continue  # a term that is always 0 has no place on a logarithmic axis
             look = {"marker": MARKERS[k], "ls": DASHES[k], "color": PALETTE[k], "lw": 1.6, "ms": 5}
             ax.plot(*np.transpose(points), **look, label=term)
         ax.set(xlabel="epoch", ylabel="weighted loss term (log scale)", yscale="log", title=title)

@@ -18,8 +18,8 @@ KINDS = ("teacher", "student", "encoder", "decoder", "network")
 SCALE = "::scale"  # the name of an int8 weight's scales is the weight's own with this behind it
 
 Precision = torch.dtype | Mapping[str, torch.dtype] | None
-"""Of stored weights: one type for all, or one for each kind of shard (`teacher`, `student`, `encoder`, `decoder`, `network`);
-None, or a kind that is not named, leaves weights as they are."""
+"""The type of stored weights, one for all, or one for each kind of shard (`teacher`, `student`, `encoder`, `decoder`,
+`network`); None, or a kind that is not named, leaves weights as they are."""
 
 
 def precision_of(shard: str, precision: Precision) -> torch.dtype | None:

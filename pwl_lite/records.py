@@ -26,10 +26,16 @@ class Record:
     """One finished run, with everything needed to trust it: `<results>/<experiment>/<run>.json`.
 
     Attributes:
-        experiment, run: where it lies; `run` is such as `cifar10-vgg-seed0`.
-        profile, dataset, family, seed: what was asked for.
-        objective, recipe: what was minimised, and how.
-        teacher, student: `{"params", "bytes", "macs"}` of each network; None if it took no part.
+        experiment: the folder in which it lies.
+        run: its name there, such as `cifar10-vgg-seed0`.
+        profile: which was asked for.
+        dataset: which was asked for.
+        family: of the networks that were asked for.
+        seed: that was asked for.
+        objective: what was minimised.
+        recipe: how it was minimised.
+        teacher: `{"params", "bytes", "macs"}` of the network.
+        student: the same of the student; None if it took no part.
         lattice: composition -> accuracy in percent, after the last epoch, on the full test set.
         agreement: composition -> percent of the test images on which it answers as the teacher does.
         costs: composition -> `{"bytes", "macs"}` of what it runs.

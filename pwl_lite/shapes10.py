@@ -38,16 +38,22 @@ def make_shapes10(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw the data set -> train images, train labels, test images, test labels.
 
-    Images are uint8 (N, 32, 32, 3), labels uint8 (N,). The last six settings are how hard it is:
+    Images are uint8 (N, 32, 32, 3), labels uint8 (N,). The last six settings are how hard it is. Classes are balanced within
+    every 500 images.
 
-    clutter    largest number of small shapes lying about
-    occlusion  share of images in which a bar covers part of the shape
-    noise      strongest noise of a pixel, as a share of the full range; images differ in strength
-    contrast   smallest difference in brightness between shape and ground, as a share of the full range
-    hint       share of images in which colour and texture are the favourite ones of the class
-    turn       largest angle in whole degrees by which a shape is turned to either side
+    Args:
+        n_train: images to learn from.
+        n_test: images to be measured on.
+        seed: of all that is drawn.
+        clutter: largest number of small shapes lying about.
+        occlusion: share of images in which a bar covers part of the shape.
+        noise: strongest noise of a pixel, as a share of the full range; images differ in strength.
+        contrast: smallest difference in brightness between shape and ground, as a share of the full range.
+        hint: share of images in which colour and texture are the favourite ones of the class.
+        turn: largest angle in whole degrees by which a shape is turned to either side.
 
-    Classes are balanced within every 500 images. Raises DataError for a setting outside its range.
+    Raises:
+        DataError: a setting outside its range.
     """
     limits = {
         "n_train": (n_train, 1, 10**7),

@@ -59,7 +59,7 @@ def reproduce_speed(
         profile: its teacher is trained; by default `SPEED`.
 
     Returns:
-        For each seed the records `speed` and `speed-flips`: accuracy without and with test-time flips; `seconds` is the time.
+        For each seed the records `speed` and `speed-flips`, accuracy without and with test-time flips, with their `seconds`.
 
     Raises:
         DataError, TrainingError, SaveError, TrainingPaused: as the parts do.

@@ -41,7 +41,8 @@ class Status:
         composition: what answers now.
         goal: what is being loaded, or was last.
         loading: whether shards are on their way.
-        bytes_done, bytes_total: of the shards that the way to `goal` needs, those of the student included.
+        bytes_done: have arrived of the shards that the way to `goal` needs, those of the student included.
+        bytes_total: of all these shards.
         rate: bytes per second over the last seconds.
         seconds_left: at this rate; None while nothing arrives.
         failures: tries that have failed so far.

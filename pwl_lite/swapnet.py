@@ -141,7 +141,7 @@ def loading_order(order: str | Sequence[int], num_blocks: int) -> tuple[int, ...
     Args:
         order: `"prefix"` (1, 2, ...), `"suffix"` (N, N-1, ...), `"contiguous"` (from the middle outwards, so that the loaded
             blocks always hang together), or any permutation of 1 .. N.
-        num_blocks: N.
+        num_blocks: the number of blocks, N above.
 
     Raises:
         CompositionError: an unknown name, or not a permutation of 1 .. N.

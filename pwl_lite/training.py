@@ -48,7 +48,8 @@ class Recipe:
         label_smoothing: share of the target spread evenly over all classes.
         flip: mirror images left and right: `True` (each time at random), `False`, or `alternate`: every second epoch each image
             is mirrored, half of them beginning with the first epoch, so that any two epochs show both views of all images.
-        crop, cutout: augmentation, see `datasets.augment` (in pixels, 0 for none).
+        crop: augmentation, see `datasets.augment` (in pixels, 0 for none).
+        cutout: the same.
         precision: `fp32`, `bf16` (autocast; weights stay fp32) or `auto` (bf16 where the processor has units for it).
         channels_last: memory format of images and weights, or `auto` (where convolutions gain from it).
         seed: of the order of the images, the augmentation and whatever the objective draws.
@@ -120,7 +121,7 @@ def train(
             time is not counted.
 
     Returns:
-        One entry per epoch: `{"epoch", "loss": {term: mean}, "lr", "seconds"}`, and what `after_epoch` adds.
+        An entry for each epoch, `{"epoch", "loss": {term: mean}, "lr", "seconds"}`, and what `after_epoch` adds.
 
     Raises:
         TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run; a limit on the

@@ -43,6 +43,7 @@ AXE = {
     "integrity": "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
 }
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SETTLED = "document.getAnimations().every((a) => a.playState !== 'running' || a.effect.getTiming().iterations === Infinity)"
 CHAPTER_BYTES = 3e6
 REBUILD_SECONDS = 30
 WORKERS = 2
@@ -148,6 +149,7 @@ class Inspector:
         if not code:
             self._picture(page, name, "desktop")
         page.set_viewport_size(PHONE)
+        page.wait_for_function(SETTLED)  # the sidebars slide away
         seen.problems += [f"wider than a phone: {what}" for what in page.evaluate("tooWide()")]
         if not code:
             self._picture(page, name, "phone")

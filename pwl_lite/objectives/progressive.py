@@ -25,7 +25,7 @@ AUTHORS: dict[str, Any] = {
     "draws": 1,
     "sample": "random_composition",
 }
-"""The settings of the authors' code: `ProgressiveDistillation(net, **AUTHORS)`."""
+"""The settings of the authors' code, for `ProgressiveDistillation(net, **AUTHORS)`."""
 
 
 class ProgressiveDistillation(Objective):

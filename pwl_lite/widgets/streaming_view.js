@@ -94,7 +94,7 @@ function render({ model, el }) {
       element("title", {}, `Accuracy over time: first answer after ${t.steps[0][0].toFixed(2)} s, teacher complete after ` +
         `${t.steps.at(-1)[0].toFixed(2)} s; the teacher alone would answer after ${t.teacher_only.toFixed(2)} s`),
       ...[0, 1, 2, 3, 4].flatMap((k) => [
-        element("text", { x: x((end * k) / 4), y: HEIGHT - 16, "text-anchor": "middle" }, `${((end * k) / 4).toFixed(round + 1)} s`),
+        element("text", { x: x((end * k) / 4), y: HEIGHT - 16, "text-anchor": k === 4 ? "end" : "middle" }, `${((end * k) / 4).toFixed(round + 1)} s`),
         element("line", { class: "pwl-axis", x1: LEFT, x2: WIDTH - 12, y1: y(low + ((high - low) * k) / 4), y2: y(low + ((high - low) * k) / 4) }),
         element("text", { x: LEFT - 6, y: y(low + ((high - low) * k) / 4) + 4, "text-anchor": "end" }, `${(low + ((high - low) * k) / 4).toFixed(0)} %`),
       ]),

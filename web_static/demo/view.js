@@ -302,7 +302,7 @@ export class Demo {
     const runtime = this.#runtime ? `${amount(this.#runtime.bytes)}, fetched and started in ${time(this.#runtime.seconds)}` : "not fetched yet, some MB";
     this.#times.replaceChildren(
       element("caption", {}, "Measured in this page, over the link chosen above. Both ways need the runtime (onnxruntime-web) first: " +
-        `${runtime}; it comes at full speed and is not counted in the times below` +
+        `${runtime}; it comes at full speed and is not counted in these times` +
         (this.first ? `. From pressing Start to the first answer, all included: ${time(this.first.pressed)}.` : ".")),
       element("thead", {}, element("tr", {}, ...head.map((words) => element(words ? "th" : "td", words ? { scope: "col" } : {}, words)))),
       element("tbody", {},
