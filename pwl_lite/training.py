@@ -121,7 +121,7 @@ def train(
             time is not counted.
 
     Returns:
-        An entry for each epoch, `{"epoch", "loss": {term: mean}, "lr", "seconds"}`, and what `after_epoch` adds.
+        A dictionary for each epoch, with `epoch`, `loss` (the mean of each term), `lr`, `seconds` and what `after_epoch` adds.
 
     Raises:
         TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run; a limit on the
