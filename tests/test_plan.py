@@ -151,7 +151,7 @@ def test_an_unknown_objective_or_setting_is_named():
 def test_the_options_of_a_run(tmp_path):
     """A stitch, a warm start, a recalibration: each does what it says, and the record says so."""
     data, recipe = tiny_data(), {"epochs": 1}
-    progressive = {"name": "progressive", "draws": 1}
+    progressive = {"name": "progressive", "draws": 1, "sync": 0.5}  # stitched converters of tiny networks are far off at first
     plan = Plan(
         PROFILE,
         "tiny",
