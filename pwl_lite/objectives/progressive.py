@@ -46,7 +46,8 @@ class ProgressiveDistillation(Objective):
         alpha, temperature: as in `KD`; the temperature also softens the cross term.
         sync: weight of the synchronisation; two numbers are its weights at the start and at the end of the training, between
             which it falls (or rises) by the same factor in equal times. By default features come first, and what mixed
-            compositions make of them later. The authors' weight is constant.
+            compositions make of them later. The authors' weight is constant. With a strong start plain SGD may diverge; clip
+            gradients then (`Recipe.clip`), or begin lower.
         reconstruction, cross: weights of the other parts.
         converter_lr: learning rate of the converters as a factor on the recipe's.
         running_norm_from: share of the training after which batch norm in the student's blocks uses its running averages
