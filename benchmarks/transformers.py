@@ -1,6 +1,6 @@
 """Chapter 10 at a size that a chapter has no time for: five seeds with a teacher each, larger budgets, rates tuned alike.
 
-    python benchmarks/transformers.py                   # both tasks: some 25 minutes of one core
+    python benchmarks/transformers.py                   # both tasks: by an estimate from single runs, 15 minutes
     python benchmarks/transformers.py --max-minutes 10  # a slice of it; call it again to go on
     python benchmarks/transformers.py --only parity --out runs/transformers
 
@@ -64,6 +64,7 @@ class Parity:
     figure = "samples to 99 %"
 
     def __init__(self, n: int = 12, k: int = 3):
+        self.about = {"n": n, "k": k}
         self.task = SparseParity(n, k, seed=0)
         self.bits, self.labels = self.task.sample(1024, torch.Generator().manual_seed(2**31 - 1))
         self.stream: Stream = parity_stream(self.task)
@@ -103,6 +104,7 @@ class Language:
     figure = "excess in the end"
 
     def __init__(self, levels: int = 3, symbols: int = 6):
+        self.about = {"levels": levels, "symbols": symbols}
         self.grammar = Grammar.random(levels=levels, symbols=symbols, weights=(0.6, 0.4), seed=0)
         test = self.grammar.sample(256, torch.Generator().manual_seed(2**31 - 1)).tokens
         self.inputs = after_start(test, self.grammar.vocabulary)
@@ -209,7 +211,7 @@ def measure(
 ) -> bool:
     """Train what is not yet in the file; True when all is there."""
     found = json.loads(path.read_text()) if path.exists() else {"environment": environment("cpu"), "tasks": {}}
-    settings = json.loads(json.dumps({**asdict(sizes), "seeds": seeds}))  # as they come back from the file
+    settings = json.loads(json.dumps({**task.about, **asdict(sizes), "seeds": seeds}))  # as they come back from the file
     entry = found["tasks"].setdefault(name, {"settings": settings, "methods": {}})
     if entry["settings"] != settings:
         sys.exit(f"{path}: {name} was measured with other settings; choose another --out, or delete the file")

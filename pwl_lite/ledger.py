@@ -197,7 +197,7 @@ def _transformers(row: Any) -> Found:
         "samples without success, one-shot": sizes["budget"] / 1e6 if late else math.nan,
     }
     failed = f", {late} of {n} without success" if "one-shot" in row.quantity else ""
-    return _found(row, ours, measured, n, f"smaller: n = 12, k = 3; ends at 99 %{failed}")
+    return _found(row, ours, measured, n, f"smaller: n = {sizes['n']}, k = {sizes['k']}; ends at 99 %{failed}")
 
 
 _CURRICULA: dict[str, Callable[[Any], Found]] = {

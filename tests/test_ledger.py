@@ -101,12 +101,14 @@ def test_rows_of_transformers_are_those_of_the_benchmark(monkeypatch):
         "progressive": {"lr": 0.01, "samples to 99 %": [7200, 9600, None]},
         "one-shot": {"lr": 0.01, "samples to 99 %": [None, 8000, None]},
     }
-    tasks = {name: {"settings": {"budget": 38_400, "seeds": 3}, "methods": methods} for name in ("parity", "language")}
+    settings = {"n": 12, "k": 3, "budget": 38_400, "seeds": 3}
+    tasks = {name: {"settings": settings, "methods": methods} for name in ("parity", "language")}
     monkeypatch.setattr(module, "_benchmark", lambda name: {"tasks": tasks})
     rows = published().query("table == 'GPT-2 on parity'")
     found = {row.quantity: module._ours(row) for row in rows.itertuples()}
     assert found["samples to 100 %, progressive"][:2] == (0.0096, 3)
     assert found["samples without success, one-shot"][:2] == (0.0384, 3)
+    assert "n = 12, k = 3" in found["samples to 100 %, progressive"][2]
     assert "2 of 3 without success" in found["samples without success, one-shot"][2]
     assert found["heads of the student"][:2] == (2, 0) and found["learning rate"][0] == 0.01
     grammar = published().query("table.str.startswith('PCFG')")
