@@ -9,6 +9,8 @@ assignment: requests neither wait for it nor see half of it, and memory is given
 """
 
 import asyncio
+import atexit
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from pathlib import Path
 from threading import Condition, Lock, RLock, Thread, current_thread
 from threading import Event as Flag
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +34,9 @@ from .orders import best_composition, plan_order
 from .skeleton import Skeleton
 from .sources import Fetcher, Source, default_cache
 from .swapnet import all_compositions, check_composition, covers
+
+LOADING, FETCHING = "pwl-loading", "pwl-fetching"  # names of the threads
+_opened: "WeakSet[ProgressiveModel]" = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,7 @@ class ProgressiveModel:
         self._goal = student = "S" * self.num_blocks
         if memory_budget is not None and self.memory(student) > memory_budget:
             raise StreamingError(f"memory_budget = {memory_budget:,}: the student alone needs {self.memory(student):,} bytes")
+        _opened.add(self)
         fetches = self._to_fetch([student])
         try:
             arriving = self._fetch(fetches[0], self._stop, patience)
@@ -275,9 +282,7 @@ class ProgressiveModel:
             steps = [c for c in steps if c == goal or self._fits(c)]
             stop, fetches = self._take_over(goal, steps)
             bar = self._progress_bar() if progress else None
-            self._thread = Thread(
-                target=self._load, args=(steps, fetches, stop, patience, bar), name="pwl-loading", daemon=True
-            )
+            self._thread = Thread(target=self._load, args=(steps, fetches, stop, patience, bar), name=LOADING, daemon=True)
             self._thread.start()
         if not background:
             self.wait(goal)
@@ -486,7 +491,7 @@ class ProgressiveModel:
                 self._fetching.discard(current_thread())
 
         for name in names:
-            thread = Thread(target=fetch, args=(name,), name="pwl-fetching", daemon=True)
+            thread = Thread(target=fetch, args=(name,), name=FETCHING, daemon=True)
             self._fetching.add(thread)
             thread.start()
         return dict(arriving)
@@ -569,3 +574,17 @@ class ProgressiveModel:
 def _modules(part: nn.Module) -> list[nn.Module]:
     """What a shard's part runs, in this order."""
     return [part[key] for key in ("embed", "block", "head") if key in part] if isinstance(part, nn.ModuleDict) else [part]
+
+
+@atexit.register
+def _end_threads(seconds: float = 1.0) -> None:
+    """Leave what is being loaded when the program ends, and wait for the threads.
+
+    One that is inside torch at the very end would take the process with it: "terminate called without an active exception".
+    """
+    for model in list(_opened):
+        model.close()
+    until = time.monotonic() + seconds  # one that waits for a stalled server is not inside torch
+    for thread in threading.enumerate():
+        if thread.name in (LOADING, FETCHING):
+            thread.join(max(0.0, until - time.monotonic()))

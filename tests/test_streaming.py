@@ -41,6 +41,7 @@ from pwl_lite.hardware import NICE
 from pwl_lite.manifest import needed_shards, read_manifest
 from pwl_lite.networks import build_network
 from pwl_lite.orders import best_path
+from pwl_lite.records import data_folder
 from pwl_lite.server import Fault, ShardServer
 from pwl_lite.store import load_blocks, save_blocks
 from pwl_lite.streaming import ProgressiveModel
@@ -971,6 +972,30 @@ def test_neither_the_import_nor_a_local_folder_needs_anything_heavy(folder):
     )
     called = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert called.stdout.split("\n") == ["import", "TTT", ""]
+
+
+ENDS_WHILE_LOADING = """
+import os, sys, time
+import torch
+from pwl_lite.streaming import ProgressiveModel
+torch.set_num_threads(1)
+for i in range(20):
+    child = os.fork()
+    if not child:
+        model = ProgressiveModel.open(sys.argv[1], cache=False)
+        model.load_teacher()
+        time.sleep(0.002 * i)
+        sys.exit()
+    print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts 20 processes that share one import of torch")
+def test_a_program_that_ends_while_its_model_loads_ends_well():
+    weights = data_folder() / "weights" / "cifar10-vgg-cifar-seed0"  # large enough for a thread to be inside torch
+    call = [sys.executable, "-c", ENDS_WHILE_LOADING, weights]
+    ended = subprocess.run(call, capture_output=True, text=True, check=True, env=os.environ)
+    assert ended.stdout.split() == ["0"] * 20 and not ended.stderr
 
 
 def test_a_load_that_is_taken_over_just_before_a_swap(folder, expected):
