@@ -1,9 +1,9 @@
 """A teacher and a student as one network: compositions, loading orders, converters, `SwapNet`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, permutations, product
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -182,8 +182,15 @@ def path(order: str | Sequence[int], num_blocks: int) -> list[str]:
     return compositions
 
 
-class Dip(NamedTuple):
-    """A step of a loading order after which accuracy is lower than before, by `points` > 0 percentage points."""
+@dataclass(frozen=True)
+class Dip:
+    """A step of a loading order after which accuracy is lower than before.
+
+    Attributes:
+        before: composition that the step begins with.
+        after: the same with one more teacher block.
+        points: by how many percentage points accuracy is lower.
+    """
 
     before: str
     after: str
@@ -195,7 +202,8 @@ def lattice_steps(num_blocks: int) -> list[tuple[str, str]]:
     return [(c, f"{c[:i]}T{c[i + 1 :]}") for c in all_compositions(num_blocks) for i in range(num_blocks) if c[i] == "S"]
 
 
-class OrderFreedom(NamedTuple):
+@dataclass(frozen=True)
+class OrderFreedom:
     """How far a pair is from being loadable in any order, in percentage points.
 
     Attributes:

@@ -170,8 +170,16 @@ def listings_as_code(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
                 lines[number:number] = [".. code-block:: none", ""]
 
 
+def readable_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """`<factory>`, as dataclasses say where a default is made anew each time, is no Python: Sphinx would print all as it is."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def setup(app: Sphinx) -> dict:
     app.connect("autodoc-process-docstring", listings_as_code)
+    app.connect("autodoc-process-signature", readable_signature)
     for name, directive in (("exercises", Exercises), ("state", State), ("runs", Runs), ("names", Names)):
         app.add_directive(name, directive)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

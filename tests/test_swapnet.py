@@ -13,7 +13,7 @@ from torch import nn
 import pwl_lite as pwl
 from pwl_lite.blocknet import BlockNet, boundary_shapes
 from pwl_lite.errors import CompositionError, NetworkError, UnknownNameError
-from pwl_lite.swapnet import lattice_steps
+from pwl_lite.swapnet import Dip, OrderFreedom, lattice_steps
 
 
 def test_parameters_bytes_and_macs_of_a_vgg_by_hand():
@@ -177,15 +177,15 @@ def test_paths_and_dips():
     assert pwl.path("suffix", 3) == ["SSS", "SST", "STT", "TTT"]
     assert pwl.path((2, 1, 3), 3) == ["SSS", "STS", "TTS", "TTT"]
     accuracy = {"SS": 90.0, "TS": 89.5, "ST": 91.0, "TT": 92.0}
-    assert pwl.dips(accuracy, "prefix") == [("SS", "TS", 0.5)]
+    assert pwl.dips(accuracy, "prefix") == [Dip("SS", "TS", 0.5)]
     assert pwl.dips(accuracy, "suffix") == []
 
 
 def test_how_far_a_lattice_is_from_being_loadable_in_any_order():
     found = pwl.order_freedom({"SS": 90.0, "TS": 89.5, "ST": 91.0, "TT": 88.0})
-    assert found == (90.0, "TT", 2.0, ("ST", "TT", 3.0))
+    assert found == OrderFreedom(90.0, "TT", 2.0, Dip("ST", "TT", 3.0))
     found = pwl.order_freedom({"SS": 90.0, "TS": 91.0, "ST": 90.5, "TT": 92.0})
-    assert found == (90.0, "SS", 0.0, ("SS", "ST", -0.5))
+    assert found == OrderFreedom(90.0, "SS", 0.0, Dip("SS", "ST", -0.5))
     assert pwl.order_freedom(pd.Series({"SS": 90.0, "TS": 91.0, "ST": 90.5, "TT": 92.0})) == found
     assert len(lattice_steps(4)) == 4 * 2**3  # each of 4 blocks, whatever the other 3 are
     every = {step for order in pwl.all_orders(3) for step in pairwise(pwl.path(order, 3))}
