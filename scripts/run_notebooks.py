@@ -119,7 +119,8 @@ def renumber_widgets(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     # Links between widgets are not shown themselves; they follow, sorted by what they link.
     while rest := [model for model in state if model not in order]:
         visit(min(rest, key=lambda model: (content(model), model)))
-    new = {old: hashlib.md5(f"widget {i}".encode()).hexdigest() for i, old in enumerate(order)}
+    title = nb.cells[0].source.split("\n")[0]  # no two chapters share an id: on the page of the whole book they meet
+    new = {old: hashlib.md5(f"{title}, widget {i}".encode()).hexdigest() for i, old in enumerate(order)}
     for model in state.values():
         if model.get("model_name") == "OutputModel":
             model["state"]["msg_id"] = ""

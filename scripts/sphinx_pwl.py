@@ -19,6 +19,7 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
@@ -105,6 +106,18 @@ def add_demo(app: Sphinx, page: str, template: str, context: dict, doctree: node
         app.add_js_file("demo/start.js", loading_method="defer")
 
 
+def gather_views(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """The page that is the whole book needs what MyST-NB gives each chapter's own: widgets and their scripts."""
+    if app.builder.name != "singlehtml":
+        return
+    added = set()
+    for chapter in sorted(app.env.found_docs):
+        for file, options in NbMetadataCollector.get_js_files(app.env, chapter).values():
+            if (file, options.get("body")) not in added:  # a script once, each chapter's widgets
+                added.add((file, options.get("body")))
+                app.add_js_file(file, **options)
+
+
 def setup(app: Sphinx) -> dict:
     app.setup_extension("sphinx_pages")
     app.setup_extension("sphinx_words")
@@ -114,4 +127,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-read", set_alt_texts)
     app.connect("html-page-context", mend_names)
     app.connect("html-page-context", add_demo)
+    app.connect("html-page-context", gather_views)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
