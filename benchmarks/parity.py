@@ -1,6 +1,6 @@
 """Sparse parity at a size that a chapter has no time for: all methods of chapter 9, and how they grow with bits and width.
 
-    python benchmarks/parity.py                       # all points: by an estimate from shorter runs, half an hour
+    python benchmarks/parity.py                       # all points: measured, 42 minutes of one slow core
     python benchmarks/parity.py --max-minutes 10      # a slice of it; call it again to go on
     python benchmarks/parity.py --only n=50,k=5,width=32 --out runs/parity
 
@@ -9,7 +9,6 @@ trained again. Only the teachers are, once for each point in a call, as their ch
 teacher on the same machine and number of threads, and a hash in the file says whether it was the same.
 """
 
-import argparse
 import hashlib
 import json
 import math
@@ -18,17 +17,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from slices import options, side_by_side
 
 from pwl_lite.files import write_atomically
 from pwl_lite.parity import SparseParity, Stack
 from pwl_lite.parity_training import Hidden, Labels, Outputs, Stage, StreamLog, StreamSettings, train_stream
 from pwl_lite.records import environment
 
-ROOT = Path(__file__).resolve().parents[1]
 DIMS = (4, 32, 128)
 EXTRACTIONS: dict[str, dict[str, Any]] = {  # options of the hidden layer's stage
     **{
@@ -188,51 +188,47 @@ def measure(
     seeds: Sequence[int],
     log_every: int,
     minutes: float,
+    jobs: int = 1,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Train what is not yet in the file; True when all is there."""
     found = json.loads(path.read_text()) if path.exists() else {"environment": environment("cpu"), "points": {}}
-    begin = time.perf_counter()
+    end = time.perf_counter() + 60 * minutes
     for point in points:
         settings = {**asdict(point), "seeds": list(seeds), "log_every": log_every}
         settings = json.loads(json.dumps(settings))  # as they come back from the file
         entry = found["points"].setdefault(point.name, {"settings": settings, "methods": {}})
         if entry["settings"] != settings:
             sys.exit(f"{path}: {point.name} was measured with other settings; choose another --out, or delete the file")
-        left = [m for m in point.methods if m not in entry["methods"]]
-        teachers = None
-        for method in left:
-            if time.perf_counter() - begin > 60 * minutes:
-                say(f"{minutes:g} minutes are over; call again to go on")
-                return False
-            if teachers is None:
-                teachers = Teachers(point, seeds, log_every)
-                entry["teacher"] = {
-                    "samples to 99 %": [int(s) for s in teachers.log.samples_to()],
-                    "support inside": teachers.support_inside(),
-                    "sha256": teachers.sha256,
-                    "seconds": round(teachers.seconds, 1),
-                }
-                say(f"{point.name}: teachers, {teachers.seconds:.0f} s")
-            entry["methods"][method] = trained(teachers, method, seeds, log_every) | {"teacher": teachers.sha256}
-            write_atomically(path, json.dumps(found, indent=1) + "\n")
-            say(f"{point.name}: {method}: {entry['methods'][method]['samples to 99 %']}")
+        methods = entry["methods"]
+        left = [m for m in point.methods if m not in methods]
+        if left and time.perf_counter() < end:
+            teachers = Teachers(point, seeds, log_every)
+            entry["teacher"] = {
+                "samples to 99 %": [int(s) for s in teachers.log.samples_to()],
+                "support inside": teachers.support_inside(),
+                "sha256": teachers.sha256,
+                "seconds": round(teachers.seconds, 1),
+            }
+            say(f"{point.name}: teachers, {teachers.seconds:.0f} s")
+            work = partial(trained, teachers, seeds=seeds, log_every=log_every)
+            for method, result in side_by_side(work, left, jobs, end):
+                methods[method] = result | {"teacher": teachers.sha256}
+                entry["methods"] = {m: methods[m] for m in point.methods if m in methods}  # in the order of the point
+                write_atomically(path, json.dumps(found, indent=1) + "\n")
+                say(f"{point.name}: {method}: {result['samples to 99 %']}")
+        if len(methods) < len(point.methods):
+            say(f"{minutes:g} minutes are over; call again to go on")
+            return False
     return True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [point.name for point in POINTS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="POINT", help=f"some of {', '.join(names)}")
-    parser.add_argument("--seeds", type=int, default=5, help="trainings of each method (default 5)")
-    parser.add_argument("--max-minutes", type=float, default=math.inf, help="begin no training after so many minutes")
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "benchmarks", help="folder of parity.json")
-    options = parser.parse_args(arguments)
-    if options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: expected at least 1")
+    chosen = options(__doc__, "point", names, "parity.json", arguments)
     torch.set_num_threads(1)  # the products are too small to share
-    chosen = [point for point in POINTS if point.name in options.only]
-    measure(chosen, options.out / "parity.json", range(options.seeds), log_every=3200, minutes=options.max_minutes)
+    points = [point for point in POINTS if point.name in chosen.only]
+    measure(points, chosen.out / "parity.json", range(chosen.seeds), 3200, chosen.max_minutes, chosen.jobs)
 
 
 if __name__ == "__main__":

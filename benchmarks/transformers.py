@@ -1,6 +1,6 @@
 """Chapter 10 at a size that a chapter has no time for: five seeds with a teacher each, larger budgets, rates tuned alike.
 
-    python benchmarks/transformers.py                   # both tasks: by an estimate from single runs, 15 minutes
+    python benchmarks/transformers.py                   # both tasks: measured, 35 minutes of one slow core
     python benchmarks/transformers.py --max-minutes 10  # a slice of it; call it again to go on
     python benchmarks/transformers.py --only parity --out runs/transformers
 
@@ -8,7 +8,6 @@ Writes data/benchmarks/transformers.json after every method, and goes on from wh
 in every call, as their checkpoints are not kept; a hash in the file says whether they were the same.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from slices import options, side_by_side
 from torch.nn.functional import cross_entropy
 
 from pwl_lite.blocknet import BlockNet, state_hash
@@ -31,7 +31,6 @@ from pwl_lite.objectives import KD, CurriculumExtraction, Objective, Progressive
 from pwl_lite.parity import SparseParity, correlations, vote
 from pwl_lite.records import environment
 
-ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("cross entropy", "one-shot", "progressive", "extraction", "extraction, no projection")
 ALONE = {"alpha": 1.0, "temperature": 1.0}  # the teacher's word alone, as in the papers
 
@@ -207,7 +206,14 @@ def finite(value: float) -> float | None:
 
 
 def measure(
-    name: str, task: Task, sizes: Sizes, seeds: int, path: Path, minutes: float, say: Callable[[str], None] = print
+    name: str,
+    task: Task,
+    sizes: Sizes,
+    seeds: int,
+    path: Path,
+    minutes: float,
+    jobs: int = 1,
+    say: Callable[[str], None] = print,
 ) -> bool:
     """Train what is not yet in the file; True when all is there."""
     found = json.loads(path.read_text()) if path.exists() else {"environment": environment("cpu"), "tasks": {}}
@@ -215,40 +221,39 @@ def measure(
     entry = found["tasks"].setdefault(name, {"settings": settings, "methods": {}})
     if entry["settings"] != settings:
         sys.exit(f"{path}: {name} was measured with other settings; choose another --out, or delete the file")
-    begin, teachers = time.perf_counter(), []
-    for method in [method for method in METHODS if method not in entry["methods"]]:
-        if time.perf_counter() - begin >= 60 * minutes:
-            say(f"{minutes:g} minutes are over; call again to go on")
-            return False
-        if not teachers:
-            teachers = [teacher_of(task, seed, sizes) for seed in range(seeds)]
-            entry["teachers"] = {
-                "state": [state_hash(teacher.network) for teacher in teachers],
-                "samples": [teacher.log.samples[-1] for teacher in teachers],
-                "in the end": [{k: round(v[-1], 4) for k, v in teacher.log.values.items()} for teacher in teachers],
-            }
-            say(f"{name}: teachers, {time.perf_counter() - begin:.0f} s")
-        entry["methods"][method] = trained(task, method, teachers, sizes)
-        write_atomically(path, json.dumps(found) + "\n")
-        say(f"{name}: {method}: {task.figure}: {entry['methods'][method][task.figure]}")
+    begin, methods = time.perf_counter(), entry["methods"]
+    left = [method for method in METHODS if method not in methods]
+    if left and minutes > 0:
+        teachers = [teacher_of(task, seed, sizes) for seed in range(seeds)]
+        entry["teachers"] = {
+            "state": [state_hash(teacher.network) for teacher in teachers],
+            "samples": [teacher.log.samples[-1] for teacher in teachers],
+            "in the end": [{k: round(v[-1], 4) for k, v in teacher.log.values.items()} for teacher in teachers],
+        }
+        say(f"{name}: teachers, {time.perf_counter() - begin:.0f} s")
+
+        def work(method: str) -> dict[str, Any]:
+            return trained(task, method, teachers, sizes)
+
+        for method, result in side_by_side(work, left, jobs, begin + 60 * minutes):
+            methods[method] = result
+            entry["methods"] = {m: methods[m] for m in METHODS if m in methods}
+            write_atomically(path, json.dumps(found) + "\n")
+            say(f"{name}: {method}: {task.figure}: {result[task.figure]}")
+    if len(methods) < len(METHODS):
+        say(f"{minutes:g} minutes are over; call again to go on")
+        return False
     return True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = {"parity": Parity, "language": Language}
-    parser.add_argument("--only", nargs="+", choices=list(tasks), default=list(tasks), metavar="TASK", help="parity, language")
-    parser.add_argument("--seeds", type=int, default=5, help="teachers, each with a student of every method (default 5)")
-    parser.add_argument("--max-minutes", type=float, default=math.inf, help="begin no method after so many minutes")
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "benchmarks", help="folder of transformers.json")
-    options = parser.parse_args(arguments)
-    if options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: expected at least 1")
+    chosen = options(__doc__, "task", list(tasks), "transformers.json", arguments)
     torch.set_num_threads(1)  # the products are too small to share
-    end = time.perf_counter() + 60 * options.max_minutes
-    for name in options.only:
-        left = (end - time.perf_counter()) / 60
-        if not measure(name, tasks[name](), tasks[name].sizes, options.seeds, options.out / "transformers.json", left):
+    end = time.perf_counter() + 60 * chosen.max_minutes
+    for name in chosen.only:
+        path, left = chosen.out / "transformers.json", (end - time.perf_counter()) / 60
+        if not measure(name, tasks[name](), tasks[name].sizes, chosen.seeds, path, left, chosen.jobs):
             break
 
 

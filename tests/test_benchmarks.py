@@ -37,6 +37,7 @@ def script(name, monkeypatch):
     spec = spec_from_file_location(f"{name}_benchmark", SCRIPT.with_name(f"{name}.py"))
     module = module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as for a script that is called
     spec.loader.exec_module(module)
     return module
 
@@ -87,6 +88,26 @@ def test_parity_is_measured_in_slices(parity, tmp_path):
         parity.measure([replace(point, first=3200)], path, [0, 1], 1600, minutes=10)
 
 
+def test_two_processes_find_what_one_does(parity, tmp_path):
+    sizes = {"teacher_width": 128, "budget": 6400, "teacher_budget": 64_000, "first": 1600}
+    point = parity.Point(n=10, k=3, width=16, rates=(0.5,), methods=parity.SLOPE, **sizes)
+    found = []
+    for jobs in (1, 2):
+        path = tmp_path / f"{jobs}.json"
+        assert parity.measure([point], path, [0, 1], 1600, minutes=10, jobs=jobs, say=lambda _: None)
+        methods = json.loads(path.read_text())["points"][point.name]["methods"]
+        assert tuple(methods) == parity.SLOPE
+        found.append({name: {k: v for k, v in method.items() if k != "seconds"} for name, method in methods.items()})
+    assert found[0] == found[1]
+
+
+def test_a_failure_in_a_process_is_told(parity):
+    with pytest.raises(ZeroDivisionError):
+        list(parity.side_by_side(lambda name: 1 // 0, ["a", "b"], jobs=2, end=float("inf")))
+    assert list(parity.side_by_side(len, ["a", "bc"], jobs=2, end=0.0)) == []
+    assert sorted(parity.side_by_side(len, ["a", "bc", "def"], jobs=2, end=float("inf"))) == [("a", 1), ("bc", 2), ("def", 3)]
+
+
 def test_a_point_that_is_not_there_is_refused(parity, capsys):
     with pytest.raises(SystemExit):
         parity.main(["--only", "n=51,k=5,width=32"])
@@ -94,6 +115,9 @@ def test_a_point_that_is_not_there_is_refused(parity, capsys):
     with pytest.raises(SystemExit):
         parity.main(["--seeds", "0"])
     assert "--seeds 0: expected at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parity.main(["--jobs", "0"])
+    assert "--jobs 0: expected at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["parity", "language"])
