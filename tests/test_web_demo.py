@@ -363,6 +363,10 @@ def test_it_is_read_and_used_without_a_mouse_and_on_a_phone(browser, site):
     until(page, "demo.composition === 'STTT'")
     expect(page.locator(".pwl-demo-block").first).to_have_attribute("aria-pressed", "false")
     expect(page.locator(".pwl-demo-tiles")).to_have_attribute("aria-label", re.compile(r"200 test images: \d+ of 200 are"))
+    width = "document.querySelector('.pwl-demo-chart').viewBox.baseVal.width"
+    assert page.evaluate(width) < 390
+    page.set_viewport_size({"width": 800, "height": 390})
+    page.wait_for_function(f"{width} > 390")  # drawn anew, not stretched
     page.close()
 
 

@@ -74,6 +74,11 @@ export class Demo {
       element("dl", { class: "pwl-demo-figures" }, figure("accuracy", "Accuracy"), figure("bytes", "Weights arrived"),
         figure("latency", "Time for an image"), figure("answers", "Images classified")),
       this.#images, this.#curve, this.#times);
+    let drawn = 0; // the width of the chart: it is drawn again when a phone is turned
+    new ResizeObserver(() => {
+      if (this.#curve.clientWidth !== drawn) this.#draw();
+      drawn = this.#curve.clientWidth;
+    }).observe(this.#curve);
   }
 
   /** Another pair, nothing of which is loaded. */
