@@ -93,7 +93,10 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            # Every stride-th pixel first, then a convolution without a stride: the same as one with it, which hangs in training
+            # with fewer than 8 channels on CPUs with AVX2 and no more (oneDNN of torch 2.13, channels last).
+            pixels = [nn.MaxPool2d(1, stride)] if stride != 1 else []
+            self.shortcut = nn.Sequential(*pixels, nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return relu(self.shortcut(x) + self.residual(x))
