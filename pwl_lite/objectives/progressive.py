@@ -73,7 +73,7 @@ class ProgressiveDistillation(Objective):
         temperature: float = 2.0,
         sync: float | Sequence[float] = (20.0, 0.5),
         reconstruction: float = 0.5,
-        cross: float = 4.0,
+        cross: float = 8.0,
         converter_lr: float = 0.4,
         running_norm_from: float = 0.5,
         draws: int = 4,
