@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-$(shell cat requirements.txt pyproject.toml setup.py | cksum | cut -d ' ' -f 1)
 # Says that the pages were built strictly, and from which state of what they are made of.
 STRICT := _build/built-strictly
-SOURCES = _config.yml _toc.yml $(shell find book scripts pwl_lite data/results web_static -type f -not -path '*/vendor/*' -not -name '*.pyc')
+SHOWN := book scripts pwl_lite web_static data/benchmarks data/plans data/results data/weights
+SOURCES = _config.yml _toc.yml $(shell find $(SHOWN) -type f -not -path '*/vendor/*' -not -name '*.pyc')
 CHAPTERS ?= $(wildcard book/*.ipynb)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

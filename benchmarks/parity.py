@@ -200,8 +200,7 @@ def measure(
         entry = found["points"].setdefault(point.name, {"settings": settings, "methods": {}})
         if entry["settings"] != settings:
             sys.exit(f"{path}: {point.name} was measured with other settings; choose another --out, or delete the file")
-        methods = entry["methods"]
-        left = [m for m in point.methods if m not in methods]
+        left = [m for m in point.methods if m not in entry["methods"]]
         if left and time.perf_counter() < end:
             teachers = Teachers(point, seeds, log_every)
             entry["teacher"] = {
@@ -213,11 +212,11 @@ def measure(
             say(f"{point.name}: teachers, {teachers.seconds:.0f} s")
             work = partial(trained, teachers, seeds=seeds, log_every=log_every)
             for method, result in side_by_side(work, left, jobs, end):
-                methods[method] = result | {"teacher": teachers.sha256}
-                entry["methods"] = {m: methods[m] for m in point.methods if m in methods}  # in the order of the point
+                done = entry["methods"] | {method: result | {"teacher": teachers.sha256}}
+                entry["methods"] = {m: done[m] for m in point.methods if m in done}  # in the order of the point
                 write_atomically(path, json.dumps(found, indent=1) + "\n")
                 say(f"{point.name}: {method}: {result['samples to 99 %']}")
-        if len(methods) < len(point.methods):
+        if len(entry["methods"]) < len(point.methods):
             say(f"{minutes:g} minutes are over; call again to go on")
             return False
     return True

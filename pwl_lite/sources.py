@@ -213,7 +213,8 @@ class Fetcher:
     def _until_done(
         self, attempt: Callable[[], Any], stop: Flag, patience: float | None, arrival: "_Arrival | None" = None
     ) -> Any:
-        started, tries = time.monotonic(), 0
+        started = failed = time.monotonic()
+        tries = in_a_row = 0
         while True:
             try:
                 return attempt()
@@ -222,12 +223,14 @@ class Fetcher:
             except (OSError, StoreError) as error:
                 if stop.is_set():
                     raise StreamingError(f"stopped while it failed: {error}") from error
-                pause = PAUSES[min(tries, len(PAUSES) - 1)]
+                if arrival is not None and arrival.advanced > failed:
+                    in_a_row = 0  # a link that breaks often but gets on is not one that is down
+                failed, pause = time.monotonic(), PAUSES[min(in_a_row, len(PAUSES) - 1)]
                 reason = f"{type(error).__name__}: {error}" if not isinstance(error, PWLError) else str(error)
                 failing_since = max(started, arrival.advanced) if arrival is not None else started
-                if patience is not None and time.monotonic() - failing_since + pause > patience:
+                if patience is not None and failed - failing_since + pause > patience:
                     raise StreamingError(f"gave up after {tries + 1} tries: {reason}") from error
-                tries += 1
+                tries, in_a_row = tries + 1, in_a_row + 1
                 self.on_error(reason, pause)
                 if stop.wait(pause):
                     raise StreamingError(f"stopped while it failed: {reason}") from error
@@ -244,7 +247,8 @@ class Fetcher:
 
     def _keep(self, entry: dict[str, Any], buffer: Buffer) -> None:
         try:
-            with atomic_path(self.cache / f"{entry['sha256']}.safetensors") as temporary, memoryview(buffer) as view:
+            path = self.cache / f"{entry['sha256']}.safetensors"
+            with atomic_path(path, together=False) as temporary, memoryview(buffer) as view:
                 temporary.write_bytes(view[: entry["bytes"]])
         except SaveError as error:  # a full or read-only cache costs a download next time, nothing else
             self.on_error(f"not cached: {error}", 0.0)
@@ -255,7 +259,8 @@ class _Arrival:
 
     Attributes:
         length: how many they are, those beyond what was declared included, which are not kept.
-        advanced: when there were more of them than ever before. What comes again after damage is no advance.
+        advanced: when there were more of them than ever before. What comes again after damage, or is more than was declared, is
+            no advance.
     """
 
     def __init__(self, declared: int) -> None:
@@ -272,8 +277,8 @@ class _Arrival:
         self._buffer[self.length : self.length + len(kept)] = kept
         self._digest.update(chunk)
         self.length += len(chunk)
-        if self.length > self._longest:
-            self.advanced, self._longest = time.monotonic(), self.length
+        if (useful := min(self.length, self._declared)) > self._longest:
+            self.advanced, self._longest = time.monotonic(), useful
 
     def take(self) -> tuple[int, str, Buffer]:
         """Length, SHA-256 and the bytes; afterwards it is empty."""

@@ -47,9 +47,9 @@ class Status:
         composition: what answers now.
         goal: what is being loaded, or was last.
         loading: whether shards are on their way.
-        bytes_done: have arrived of the shards that the way to `goal` needs, those of the student included.
-        bytes_total: of all these shards.
-        rate: bytes per second over the last seconds.
+        bytes_done: have arrived since `open`, what was for earlier goals included.
+        bytes_total: `bytes_done` when the goal is reached.
+        rate: bytes per second over the last seconds; 0 before a second piece has come.
         seconds_left: at this rate; None while nothing arrives.
         failures: tries that have failed so far.
         last_error: what went wrong last, and when it will be tried again; None if nothing did since the last shard. That a
@@ -111,14 +111,16 @@ class ProgressiveModel:
         memory_budget: int | None,
         on_event: Callable[[Event], None] | None,
         patience: float,
+        started: float,
     ):
-        self._started = time.monotonic()
+        self._started = started
         self._source, self._fetcher, self._on_event = source, fetcher, on_event
         fetcher.on_bytes, fetcher.on_error = self._arrived, self._failed
         self._closed = False
         self._stop = Flag()  # of what is being loaded; each load has one of its own, so that a left one finds its own set
         self._control = RLock()  # held to decide what is loaded and to change what is there; never while waiting for bytes
         self._changed = Condition()  # notified at each event
+        self._loading = False  # whether more is to come; never False for a moment while one load takes over from another
         self._thread: Thread | None = None  # moves from composition to composition
         self._fetching: set[Thread] = set()  # get a shard each meanwhile
         self._counting = Lock()
@@ -126,6 +128,7 @@ class ProgressiveModel:
         self._held: dict[str, nn.Module] = {}
         self._failures, self._last_error, self._cache_error = 0, None, None
         self._done = self._total = 0
+        self._bar: Any = None
         self._recent: deque[tuple[float, int]] = deque(maxlen=64)
         self._serving: _Serving | None = None
 
@@ -174,7 +177,7 @@ class ProgressiveModel:
             verify: compare the SHA-256 of the shards of a local folder. Without, they are mapped into memory, where they are
                 copied from once at most: faster, but they must not be changed meanwhile. Others are always compared.
             memory_budget: bytes of weights that may answer; loading ends at the best composition that fits, and passes over
-                those that don't. A swap holds the parts that come and those that go for a moment.
+                those that don't. What arrives for the next swap is held beside what answers until then.
             on_event: called with each `Event`, in the threads that load (two may fail at the same time); what it raises is
                 printed as a warning. It may call every method but must not wait for what its own thread is to load.
             timeout: seconds without a byte after which a connection counts as broken.
@@ -186,9 +189,10 @@ class ProgressiveModel:
             StreamingError: nothing came within `patience`; the student does not fit into `memory_budget`; an unknown kind of
                 address.
         """
+        started = time.monotonic()
         place = Source(source, timeout, **options)
         folder = None if cache is False or place.folder is not None else default_cache() if cache is True else Path(cache)
-        return cls(place, Fetcher(place, folder, verify), networks, memory_budget, on_event, patience)
+        return cls(place, Fetcher(place, folder, verify), networks, memory_budget, on_event, patience, started)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -223,13 +227,14 @@ class ProgressiveModel:
         """How far loading is."""
         now, recent = time.monotonic(), list(self._recent)
         recent = [(moment, n) for moment, n in recent if now - moment < 3]
-        rate = max(0.0, sum(n for _, n in recent) / max(now - recent[0][0], 1e-3)) if recent else 0.0
+        # the first of them was on its way for an unknown time, so only those after it count
+        rate = max(0.0, sum(n for _, n in recent[1:]) / max(now - recent[0][0], 1e-3)) if recent else 0.0
         left = max(0, self._total - self._done)
-        serving, thread = self._serving, self._thread
+        serving = self._serving
         return Status(
             composition=serving.composition if serving else "",
             goal=self._goal,
-            loading=thread is not None and thread.is_alive(),
+            loading=self._loading,
             bytes_done=self._done,
             bytes_total=self._total,
             rate=rate,
@@ -263,7 +268,7 @@ class ProgressiveModel:
 
         Args:
             order: `prefix`, `suffix`, `contiguous`, block numbers such as `(2, 1, 3, 4)`, or `best`: the order whose accuracy
-                over time is highest, see `orders.best_path`.
+                over time is highest, see `orders.best_path` (by bytes: pauses of the link are not known here).
             background: return at once; else when the goal is reached.
             patience: seconds of failures in a row after which to give up; by default it is tried for ever.
             progress: show a progress bar, in notebooks and terminals.
@@ -280,8 +285,8 @@ class ProgressiveModel:
             shards = self.manifest["shards"]
             steps = plan_order(order, start, goal, self.lattice, lambda name: shards[name]["bytes"] if name in shards else None)
             steps = [c for c in steps if c == goal or self._fits(c)]
-            stop, fetches = self._take_over(goal, steps)
-            bar = self._progress_bar() if progress else None
+            stop, fetches = self._take_over(goal, steps, loading=True)
+            self._bar = bar = self._progress_bar() if progress else None
             self._thread = Thread(target=self._load, args=(steps, fetches, stop, patience, bar), name=LOADING, daemon=True)
             self._thread.start()
         if not background:
@@ -294,10 +299,13 @@ class ProgressiveModel:
 
         Raises:
             CompositionError: no composition, or one with teacher blocks that are not there.
-            StreamingError: the student's blocks did not come within `patience`, or another thread has asked for something else
-                meanwhile; the old composition goes on answering.
+            StreamingError: it does not fit into `memory_budget`; the student's blocks did not come within `patience`; another
+                thread has asked for something else meanwhile. The old composition goes on answering.
         """
         check_composition(composition, self.num_blocks)
+        if not self._fits(composition):  # converters may weigh more than the teacher block that they stand in for
+            needs = f"{self.memory(composition):,} bytes are needed"
+            raise StreamingError(f"unload_to({composition!r}): {needs}, memory_budget = {self.memory_budget:,}")
         with self._control:
             if not covers(self.composition, composition):
                 raise CompositionError(
@@ -344,11 +352,10 @@ class ProgressiveModel:
             if self._closed:
                 return
             thread = self._thread
+            self._closed, self._serving = True, None  # before waiting threads are woken: they say that it is closed
             self._take_over(self._goal, [])
-            self._closed, self._serving = True, None
             self._held.clear()
-        with self._changed:
-            self._changed.notify_all()
+        self._wake()
         if thread is not None and current_thread() not in {thread, *self._fetching}:
             thread.join(1)  # at once in general; one that waits for bytes of a stalled server ends at its timeout
         self._wait_for_readers()
@@ -370,17 +377,19 @@ class ProgressiveModel:
 
     # ---- loading, in the background
 
-    def _take_over(self, goal: str, steps: Sequence[str]) -> tuple[Flag, list[list[str]]]:
+    def _take_over(self, goal: str, steps: Sequence[str], loading: bool = False) -> tuple[Flag, list[list[str]]]:
         """Leave what is being loaded, for these steps to a goal: a flag that says when they are left in turn; what to fetch.
 
         The threads that were loading change nothing from now on, and end as soon as they notice. Nobody waits for them: one may
         be in a callback that wants to take over as well, or wait for a server.
         """
         self._stop.set()
-        self._stop, self._thread, self._goal, self._last_error = Flag(), None, goal, None
+        self._stop, self._thread, self._goal, self._last_error, self._bar = Flag(), None, goal, None, None
+        self._loading = loading
         wanted = set().union(*map(self._needed, [self.composition, *steps])) if self._serving else set()
         for name in set(self._held) - wanted:  # of a swap that was left halfway
             del self._held[name]
+        self._wake()  # who waits for what will not come any more
         return self._stop, self._to_fetch(steps)
 
     def _to_fetch(self, steps: Sequence[str]) -> list[list[str]]:
@@ -429,7 +438,7 @@ class ProgressiveModel:
         with self._control:
             if self._stop is not stop:  # somebody has taken over meanwhile
                 return
-            self._thread, self._last_error = None, reason
+            self._thread, self._loading, self._last_error = None, False, reason
         self._tell(kind, reason or "")
 
     def _move(
@@ -460,7 +469,6 @@ class ProgressiveModel:
                 self._held[name] = part
             if bar is not None:
                 bar.set_postfix_str(composition)
-                bar.update(self._done - bar.n)
             self._tell("shard", name)
         with self._unless(stop):
             self._serving = _Serving(composition, tuple(module for name in names for module in _modules(self._held[name])))
@@ -515,7 +523,7 @@ class ProgressiveModel:
 
     def _is_over(self, until: str | None) -> bool:
         serving = self._serving
-        if serving is None or self._thread is None:
+        if serving is None or not self._loading:
             return True
         return until is not None and until != self._goal and covers(serving.composition, until)
 
@@ -540,6 +548,8 @@ class ProgressiveModel:
     def _arrived(self, n: int) -> None:
         with self._counting:
             self._done += n
+            if (bar := self._bar) is not None:
+                bar.update(n)
         self._recent.append((time.monotonic(), n))
 
     def _failed(self, reason: str, pause: float) -> None:
@@ -552,9 +562,12 @@ class ProgressiveModel:
             self._cache_error = text
         self._tell("failure", text)
 
-    def _tell(self, kind: str, text: str = "") -> None:
+    def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+    def _tell(self, kind: str, text: str = "") -> None:
+        self._wake()
         if self._on_event is not None:
             serving = self._serving
             event = Event(kind, time.monotonic() - self._started, serving.composition if serving else "", self._done, text)

@@ -2,10 +2,12 @@
 
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .manifest import read_manifest
+from .orders import plan_order
 from .server import Fault, ShardServer
 from .sources import Source
 from .streaming import Event, ProgressiveModel
@@ -51,7 +53,8 @@ def stream(
         folder: with a measured lattice in the manifest's `extra`.
         link: bytes per second.
         order: as in `ProgressiveModel.load_teacher`.
-        fault: one of `server.FAULTS`, which befalls the second teacher shard on the way.
+        fault: one of `server.FAULTS`, which befalls the second teacher shard on the way; `drip` the smallest one (a large one
+            would drip for half an hour).
         times: how often it does.
         teacher_only: if it is known already; else it is measured.
 
@@ -64,8 +67,9 @@ def stream(
         with ProgressiveModel.open(server.url, cache=False, timeout=0.5, on_event=events.append) as model:
             first = [model.status.bytes_done]
             if fault != NO_FAULT:
-                server.faults[f"teacher-{min(2, model.num_blocks)}.safetensors"] = Fault(fault, times)
+                server.faults[_shard_for(fault, model, order)] = Fault(fault, times)
             model.load_teacher(order, background=False)
+        server.faults.clear()  # what is left of it must not befall the teacher alone
         if teacher_only is None:
             teacher_only = seconds_for_teacher(server.url, model.num_blocks)
     swaps = [event for event in events if event.kind == "swap"]
@@ -73,6 +77,21 @@ def stream(
     steps[0][3] = first[0]
     notes = [[round(e.seconds, 3), e.text] for e in events if e.kind == "failure"]
     return Trace(link, order, fault, steps, notes, round(teacher_only, 3))
+
+
+def _shard_for(fault: str, model: ProgressiveModel, order: str) -> str:
+    """The file of the teacher shard that a fault befalls."""
+    shards = model.manifest["shards"]
+    start, goal = model.composition, "T" * model.num_blocks
+    way = plan_order(order, start, goal, model.lattice, lambda name: shards[name]["bytes"] if name in shards else None)
+    arriving = [
+        next(i for i, pair in enumerate(zip(old, new), 1) if pair == ("S", "T")) for old, new in pairwise([start, *way])
+    ]
+    if fault == "drip":
+        number = min(arriving, key=lambda i: shards[f"teacher-{i}"]["bytes"])
+    else:
+        number = arriving[:2][-1]
+    return f"teacher-{number}.safetensors"
 
 
 def seconds_for_teacher(url: str, num_blocks: int) -> float:

@@ -1,4 +1,4 @@
-"""What the chapters say of themselves: exercises, time, profile, data, and which records they read.
+"""What the chapters say of themselves: exercises, time, profile, data, records and measurements that they read.
 
 Pages of the book are made from this while it is built (sphinx_pages.py); nothing of it is written by hand twice.
 """
@@ -7,19 +7,15 @@ import ast
 import json
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
+from chapter_reads import Read, Reads
 from IPython.core.inputtransformer2 import TransformerManager
 
-LOADERS = ("load_record", "load_records")
-FILTERS = ("dataset", "family", "profile")
 # Data that a chapter draws itself, by what it calls.
 DRAWN = {"SparseParity": "sparse parity", "Grammar": "a grammar"}
-# Functions of the package that read records for a chapter: what `ledger()` compares with.
-READERS = {"ledger": "pwl"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,8 @@ class Chapter:
         time: what it says it takes on 2 CPU cores, in its committed profile.
         profiles: the committed profile first, then the others that its parameters offer.
         data: what it trains on as committed.
-        reads: (pattern of experiments, fields that the records must have), one for each call that reads records.
+        reads: (experiment or `*` for any, fields that the records must have), one for each call that reads records.
+        measurements: which files of `data/benchmarks` it reads, without `.json`.
         exercises: in order.
     """
 
@@ -54,14 +51,15 @@ class Chapter:
     time: str
     profiles: tuple[str, ...]
     data: str
-    reads: tuple[tuple[str, dict[str, str]], ...]
+    reads: tuple[Read, ...]
+    measurements: tuple[str, ...]
     exercises: tuple[Exercise, ...]
 
     def uses(self, record: Any) -> bool:
         """Whether the chapter reads this record (a `pwl_lite.Record`)."""
         return any(
-            fnmatch(record.experiment, pattern) and all(getattr(record, f) == v for f, v in fields.items())
-            for pattern, fields in self.reads
+            experiment in (record.experiment, "*") and all(getattr(record, f) == v for f, v in fields.items())
+            for experiment, fields in self.reads
         )
 
 
@@ -77,7 +75,7 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
     """One notebook; `title` by default is its first heading.
 
     Raises:
-        ValueError: it does not say how long it takes.
+        ValueError: it does not say how long it takes, or it cannot be told which records it reads.
     """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     prose = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
@@ -85,9 +83,12 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
     if not time:
         raise ValueError(f"{path.name}: expected a line 'Time on 2 CPU cores: ...' in a cell of text")
     parameters, offered = _parameters(cells)
-    code = [tree for cell in cells if cell["cell_type"] == "code" for tree in _calls("".join(cell["source"]))]
-    called = [part for _, call in code for part in ast.unparse(call.func).split(".")]  # Grammar.random() too
+    to_python = TransformerManager().transform_cell
+    code = [ast.parse(to_python("".join(cell["source"]))) for cell in cells if cell["cell_type"] == "code"]
+    calls = [node for tree in code for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = [part for call in calls for part in ast.unparse(call.func).split(".")]  # Grammar.random() too
     drawn = dict.fromkeys(DRAWN[name] for name in called if name in DRAWN)
+    reads = _reads(path, code)
     data = parameters.get("dataset") or ", ".join(drawn) or "none"
     return Chapter(
         path,
@@ -95,7 +96,8 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
         re.sub(r"( on 2 CPU cores| in the quick profile)", "", time[1]),
         tuple(dict.fromkeys([parameters["profile"], *offered])),
         data,
-        tuple(read for name, call in code if (read := _read(name, call))),
+        tuple(reads.records),
+        tuple(dict.fromkeys(reads.measurements)),
         tuple(_exercises(cells)),
     )
 
@@ -108,27 +110,16 @@ def _parameters(cells: list[dict]) -> tuple[dict[str, Any], list[str]]:
     return values, json.loads(offered[1]) if offered else []
 
 
-def _calls(source: str) -> list[tuple[str, ast.Call]]:
-    """(name of the function, call) for all calls in a cell."""
-    tree = ast.parse(TransformerManager().transform_cell(source))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    names = [getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls]
-    return list(zip(names, calls, strict=True))
-
-
-def _read(name: str, call: ast.Call) -> tuple[str, dict[str, str]] | None:
-    """What one call reads: an experiment, a pattern of experiments (f-strings), or the run behind shipped weights."""
-    if name in READERS:
-        return READERS[name], {}
-    if name == "find_weights" and call.args and isinstance(call.args[0], ast.Constant):
-        return "*", {"weights": call.args[0].value}
-    if name not in LOADERS or not call.args:
-        return None
-    first = call.args[0]
-    parts = first.values if isinstance(first, ast.JoinedStr) else [first]
-    pattern = "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in parts)
-    fixed = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant) and k.arg in FILTERS}
-    return pattern, fixed
+def _reads(path: Path, code: list[ast.Module]) -> Reads:
+    """What the cells of a chapter read from the `data` beside its folder."""
+    reads = Reads(path.absolute().parents[1] / "data")
+    try:
+        for cell in code:
+            reads.run(cell)
+        reads.finish()
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return reads
 
 
 def _exercises(cells: list[dict]) -> list[Exercise]:

@@ -14,10 +14,29 @@ globalThis.pageReady = () => {
   return document.readyState === "complete" && document.fonts.status === "loaded" && drawn && formulas && named && icons;
 };
 
-/** Serious and critical violations that axe-core finds, one line each with its first place. */
-globalThis.violations = async (colours) => {
+let unfolded = [];
+const FOLDED = {
+  "details:not([open])": (element, folded) => (element.open = !folded),
+  ".toggle-hidden": (element, folded) => element.classList.toggle("toggle-hidden", folded),
+};
+
+/** Unfold solutions, folded cells and whatever else a reader can unfold. */
+globalThis.unfold = async () => {
+  unfolded = Object.entries(FOLDED).flatMap(([selector, set]) => [...document.querySelectorAll(selector)].map((e) => [e, set]));
+  for (const [element, set] of unfolded) set(element, false);
+  // Scripts of the page may follow: the theme waits 300 ms before it looks for what can be scrolled.
+  if (unfolded.length) await new Promise((resolve) => setTimeout(resolve, 500));
+};
+
+/** As it was before. */
+globalThis.foldAgain = () => {
+  for (const [element, set] of unfolded) set(element, true);
+};
+
+/** Serious and critical violations that axe-core finds, one line each with its first place; in the look "dark" of colours. */
+globalThis.violations = async (look) => {
   const dark = { runOnly: { type: "rule", values: ["color-contrast", "link-in-text-block"] } };
-  const result = await axe.run(document, { resultTypes: ["violations"], ...(colours === "dark" ? dark : {}) });
+  const result = await axe.run(document, { resultTypes: ["violations"], ...(look === "dark" ? dark : {}) });
   return result.violations
     .filter((v) => v.impact === "serious" || v.impact === "critical")
     .map((v) => `${v.impact} ${v.id} in ${v.nodes.length} places, such as ${v.nodes[0].html.replace(/\s+/g, " ").slice(0, 160)}`);
@@ -53,14 +72,26 @@ globalThis.onlyClickable = () =>
     .map(brief);
 
 let controls = [];
+const met = new WeakSet();
 let before = null;
+let changed = false;
+let observer = null;
+const ANSWERS_WITHIN = 1000; // milliseconds
+// What goes on by itself once it has been pressed comes last: it would seem to be the answer of what is pressed after it.
+const GOES_ON = ".pwl-play, .pwl-run, .pwl-demo-start";
 const state = (element) =>
   element.tagName === "SUMMARY" ? element.parentElement.open : element.ariaValueNow ?? element.value ?? element.textContent;
+/** Where it is seen what a control does: its view, or else what it stands in (a copy button: one listing). */
+const placeOf = (control) => control.closest(".widget-subarea, .pwl-view, .pwl-demo") ?? control.parentElement;
 
-/** How many controls the article shows. */
+/** Take the controls that the article shows and that were not taken before; how many. To be called until there are none left:
+ * a control may bring others. */
 globalThis.collectControls = () => {
-  controls = [...document.querySelectorAll("article :is(" + CONTROLS + ")")].filter((e) => shown(e) && !e.disabled);
-  for (const control of controls) control.addEventListener("click", () => (control.dataset.clicked = "yes"));
+  const every = [...document.querySelectorAll("article :is(" + CONTROLS + ")")];
+  const found = every.filter((e) => shown(e) && !e.disabled && !met.has(e));
+  const quiet = found.filter((e) => !e.matches(GOES_ON));
+  controls = quiet.length ? quiet : found;
+  controls.forEach((e) => met.add(e));
   return controls.length;
 };
 
@@ -69,18 +100,32 @@ globalThis.focusControl = (i) => {
   const control = controls[i];
   if (!control.isConnected || !shown(control) || control.disabled) return null;
   control.focus();
-  before = state(control);
-  delete control.dataset.clicked;
+  before = { value: state(control), address: location.href, focused: document.activeElement === control };
+  changed = false;
+  observer?.disconnect();
+  observer = new MutationObserver(() => (changed = true));
+  observer.observe(placeOf(control), { subtree: true, childList: true, attributes: true, characterData: true });
   if (control.role === "slider" || control.type === "range") return "slider";
   if (control.tagName === "SELECT") return "select";
   return control.isContentEditable || control.matches("input, textarea") ? "text" : "button";
 };
 
-/** Whether the last key changed the control that has the focus, or was taken as a click. */
-globalThis.hasWorked = (i) => {
+/**
+ * Whether the last key had an effect that can be observed, soon: something changes in the control's place, or in itself, the
+ * focus moves, or the address changes. That a click arrives is not enough, nor that the browser moves its own slider.
+ */
+globalThis.hasWorked = async (i) => {
   const control = controls[i];
+  // Fields for text and for files only take the focus: what they do waits for words, or for a dialog of the system.
   if (control.isContentEditable || control.matches("input:not([type=range]), textarea")) return document.activeElement === control;
-  return state(control) !== before || control.dataset.clicked === "yes";
+  const own = control.matches("input, select"); // the browser changes their value whether anybody listens or not
+  const started = performance.now();
+  for (;;) {
+    const moved = (before.focused && document.activeElement !== control) || location.href !== before.address;
+    if (changed || moved || (!own && state(control) !== before.value)) return true;
+    if (performance.now() - started > ANSWERS_WITHIN) return false;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
 };
 
 globalThis.isFocused = (i) => document.activeElement === controls[i];

@@ -3,8 +3,8 @@
 On every page (or on those named):
 
 - no request leaves the site, nothing is missing, the console stays without errors;
-- axe-core finds no serious or critical violation, in light and in dark colours;
-- whatever can be operated can be operated by keyboard, and lets the focus go again;
+- axe-core finds no serious or critical violation, in light and in dark colours and on a phone, everything unfolded;
+- whatever can be operated answers to the keyboard by something that changes, and lets the focus go again;
 - nothing is wider than a phone of 390 pixels; figures keep their white ground in dark mode;
 - a chapter weighs at most 3 MB as it is sent (compressed, as web servers do).
 
@@ -47,6 +47,8 @@ SETTLED = "document.getAnimations().every((a) => a.playState !== 'running' || a.
 CHAPTER_BYTES = 3e6
 REBUILD_SECONDS = 30
 WORKERS = 2
+ROUNDS = 5  # of pressing what has appeared meanwhile
+SOON = 300  # milliseconds
 PATIENCE = 120_000  # milliseconds: a busy machine is slow, not wrong
 COMPRESSED = ("text/", "application/javascript", "application/json", "image/svg")
 PROGRAMS = Path(__file__).with_name("check_pages.js").read_text(encoding="utf-8")
@@ -145,20 +147,25 @@ class Inspector:
         except BrowserError as error:
             seen.problems.append(f"widgets or formulas did not appear: {str(error).splitlines()[0]}")
         page.evaluate(self.axe)
-        self._axe(page, seen, "light")
         if not code:
             self._picture(page, name, "desktop")
+        page.evaluate("unfold()")
+        self._axe(page, seen, "light")
         page.set_viewport_size(PHONE)
         page.wait_for_function(SETTLED)  # the sidebars slide away
         seen.problems += [f"wider than a phone: {what}" for what in page.evaluate("tooWide()")]
         if not code:
+            self._axe(page, seen, "phone")
+            page.evaluate("foldAgain()")
             self._picture(page, name, "phone")
             page.set_viewport_size(DESKTOP)
             page.emulate_media(color_scheme="dark", reduced_motion="reduce")
             page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+            self._picture(page, name, "dark")
+            page.evaluate("unfold()")
             self._axe(page, seen, "dark")
             seen.problems += [f"dark: {what}" for what in page.evaluate("darkFigures()")]
-            self._picture(page, name, "dark")
+            page.evaluate("foldAgain()")
             self._keyboard(page, seen)
         page.close()
         if not code:
@@ -209,10 +216,10 @@ class Inspector:
 
         devtools.on("Network.loadingFinished", arrived)
 
-    def _axe(self, page: Page, seen: Seen, colours: str) -> None:
-        """Serious and critical violations; in dark colours only the rules that depend on colours."""
-        for found in page.evaluate("violations", colours):
-            seen.problems.append(f"{colours}: {found}")
+    def _axe(self, page: Page, seen: Seen, look: str) -> None:
+        """Serious and critical violations in the look "light", "phone" or "dark", in dark those of colours only."""
+        for found in page.evaluate("violations", look):
+            seen.problems.append(f"{look}: {found}")
 
     def _picture(self, page: Page, name: str, kind: str) -> None:
         stem = name.removesuffix(".html").replace("/", "-")
@@ -221,22 +228,32 @@ class Inspector:
     def _keyboard(self, page: Page, seen: Seen) -> None:
         """Operate every control of the article by its keys."""
         seen.problems += [f"for the mouse only: {what}" for what in page.evaluate("onlyClickable()")]
-        seen.controls = page.evaluate("collectControls()")
-        for i in range(seen.controls):
-            kind = page.evaluate("focusControl", i)
-            if kind is None:  # another control has hidden it
-                continue
-            keys = {"slider": ("ArrowRight", "ArrowLeft"), "select": ("ArrowDown", "ArrowUp")}.get(kind, ("Enter",))
-            for key in keys:
-                page.keyboard.press(key)
-                if worked := page.evaluate("hasWorked", i):
-                    break
-            if not worked:
-                seen.problems.append(f"keyboard: {page.evaluate('nameOf', i)} does not answer to {' or '.join(keys)}")
-            page.evaluate("focusControl", i)
-            page.keyboard.press("Tab")
-            if page.evaluate("isFocused", i):
-                seen.problems.append(f"keyboard: {page.evaluate('nameOf', i)} does not let the focus go")
+        for _ in range(ROUNDS):
+            count = page.evaluate("collectControls()")
+            seen.controls += count
+            for i in range(count):
+                self._press(page, seen, i)
+            if not count:
+                return
+            page.wait_for_timeout(SOON)  # for what they bring
+
+    def _press(self, page: Page, seen: Seen, i: int) -> None:
+        """Operate one control by its keys, and leave it."""
+        kind = page.evaluate("focusControl", i)
+        if kind is None:  # another control has hidden it
+            return
+        keys = {"slider": ("ArrowRight", "ArrowLeft"), "select": ("ArrowDown", "ArrowUp")}.get(kind, ("Enter",))
+        for key in keys:
+            page.keyboard.press(key)
+            if worked := page.evaluate("hasWorked", i):
+                break
+        if not worked:
+            seen.problems.append(f"keyboard: nothing changes when {page.evaluate('nameOf', i)} gets {' or '.join(keys)}")
+        if page.evaluate("focusControl", i) is None:  # it has hidden itself
+            return
+        page.keyboard.press("Tab")
+        if page.evaluate("isFocused", i):
+            seen.problems.append(f"keyboard: {page.evaluate('nameOf', i)} does not let the focus go")
 
 
 def look_at(names: list[str], browser: str, address: str, axe: str, pictures: Path) -> list[Seen]:

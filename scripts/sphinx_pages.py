@@ -1,12 +1,13 @@
 """Sphinx directives for pages that are made from the book's own files while it is built (loaded by sphinx_pwl.py).
 
     {exercises}  all exercises, with links
-    {state}      each chapter's time, profile, data, and the commit of the records that it reads
+    {state}      each chapter's time, profile, data, and the commits of the records and measurements that it reads
     {runs}       what the records are
     {names}      everything that hangs on `pwl_lite`, with the first sentence of its docstring
 """
 
 import inspect
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,18 @@ class GeneratedText(SphinxDirective):
         names = sorted(path.name for path in folder.iterdir() if path.is_dir())
         return [record for name in names for record in load_records(name, folder)]
 
-    def commits(self, records: list[Any]) -> str:
-        """The commits that records were made with, as links once the repository's address is set."""
+    def measurements(self, root: Path) -> dict[str, dict[str, Any]]:
+        """Environments of what was measured by the scripts of `benchmarks/`; the page is made anew when one changes."""
+        found = {}
+        for path in sorted((root / "data" / "benchmarks").glob("*.json")):
+            self.env.note_dependency(str(path))
+            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        return found
+
+    def commits(self, environments: list[dict[str, Any]]) -> str:
+        """The commits that records or measurements were made with, as links once the repository's address is set."""
         address = str(self.config.html_theme_options.get("repository_url", "OWNER_NOT_SET"))
-        found = dict.fromkeys(str(record.environment["commit"]) for record in records)
+        found = dict.fromkeys(str(environment["commit"]) for environment in environments)
         if "OWNER_NOT_SET" in address:
             return ", ".join(f"`{commit}`" for commit in found)
         return ", ".join(f"[`{commit}`]({address}/commit/{commit.removesuffix('-dirty')})" for commit in found)
@@ -75,16 +84,24 @@ class Exercises(GeneratedText):
 
 class State(GeneratedText):
     def lines(self, root: Path) -> list[str]:
-        records = self.records(root)
-        found = ["| chapter | time | profile | data | records |", "|---|---|---|---|---|"]
+        records, measurements = self.records(root), self.measurements(root)
+        for path in (root / "data" / "plans").glob("*.json"):  # a chapter may take the names of records from a plan
+            self.env.note_dependency(str(path))
+        found = ["| chapter | time | profile | data | records and measurements |", "|---|---|---|---|---|"]
         for chapter in self.chapters(root):
-            read = [record for record in records if chapter.uses(record)]
+            sources = []
+            if read := [record for record in records if chapter.uses(record)]:
+                sources.append(f"{runs(read, records)}, commit {self.commits([r.environment for r in read])}")
+            if chapter.measurements:
+                names = ", ".join(f"`{name}`" for name in chapter.measurements)
+                commits = self.commits([measurements[name] for name in chapter.measurements])
+                sources.append(f"measured: {names}, commit {commits}")
             cells = [
                 f"[{chapter.title}]({chapter.path.name})",
                 chapter.time,
                 f"`{chapter.profiles[0]}`",
                 chapter.data,
-                f"{_runs(read)}, commit {self.commits(read)}" if read else "none",
+                "; ".join(sources) or "none",
             ]
             found.append(f"| {' | '.join(cells)} |")
         return found
@@ -96,21 +113,29 @@ class Runs(GeneratedText):
         for r in self.records(root):
             groups[r.experiment, f"{r.dataset}, {r.family}, `{r.profile}`"].append(r)
         found = ["| experiment | data, family, profile | seeds | minutes a run | commit |", "|---|---|---|---|---|"]
-        for (experiment, what), runs in groups.items():
-            minutes = sorted(r.seconds / 60 for r in runs)
+        for (experiment, what), group in groups.items():
+            minutes = sorted(r.seconds / 60 for r in group)
             span = " to ".join(dict.fromkeys(f"{m:.1f}" for m in (minutes[0], minutes[-1])))
-            devices = ", ".join(dict.fromkeys(str(r.environment["device"]) for r in runs))
-            seeds = ", ".join(str(r.seed) for r in runs)
-            found.append(f"| `{experiment}` | {what} | {seeds} | {span} on {devices} | {self.commits(runs)} |")
+            devices = ", ".join(dict.fromkeys(str(r.environment["device"]) for r in group))
+            seeds = ", ".join(str(r.seed) for r in group)
+            commits = self.commits([r.environment for r in group])
+            found.append(f"| `{experiment}` | {what} | {seeds} | {span} on {devices} | {commits} |")
         return found
 
 
-def _runs(records: list[Any]) -> str:
-    """`2 runs of kd, pwl`; many experiments with one beginning as `ablation-*`."""
-    names = list(dict.fromkeys(record.experiment for record in records))
+def runs(read: list[Any], there: list[Any]) -> str:
+    """`2 runs of kd, pwl`; of many experiments those with one beginning as `ablation-*`, or as `4 of 13 tuning-*`."""
+    names = list(dict.fromkeys(record.experiment for record in read))
+    words = {name: f"`{name}`" for name in names}
     if len(names) > 3:
-        names = list(dict.fromkeys(f"{name.split('-')[0]}-*" if "-" in name else name for name in names))
-    return f"{len(records)} {'run' if len(records) == 1 else 'runs'} of {', '.join(f'`{name}`' for name in names)}"
+        every = {record.experiment for record in there}
+        for start in dict.fromkeys(name.split("-")[0] for name in names if "-" in name):
+            alike = [name for name in names if name.startswith(f"{start}-")]
+            others = sum(name.startswith(f"{start}-") for name in every) - len(alike)
+            if len(alike) > 2:
+                part = f"{len(alike)} of {len(alike) + others} `{start}-*`" if others else f"`{start}-*`"
+                words |= dict.fromkeys(alike, part)
+    return f"{len(read)} {'run' if len(read) == 1 else 'runs'} of {', '.join(dict.fromkeys(words.values()))}"
 
 
 class Names(SphinxDirective):

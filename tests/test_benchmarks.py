@@ -8,6 +8,11 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import torch
+
+from pwl_lite.objectives import KD, CurriculumExtraction, ProgressiveCheckpoints, Supervised
+from pwl_lite.parity import SparseParity, Stack, Transition, parity_mlp
+from pwl_lite.parity_training import Hidden, Labels, StreamLog
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "run.py"
 
@@ -88,6 +93,45 @@ def test_parity_is_measured_in_slices(parity, tmp_path):
         parity.measure([replace(point, first=3200)], path, [0, 1], 1600, minutes=10)
 
 
+def test_a_parity_method_is_the_stages_that_its_name_says(parity):
+    """The teachers are not trained: two seeds, 23 checkpoints that can be told from each other."""
+    point = parity.Point(n=6, k=2, width=4, budget=16_000, first=1600)
+    task = SparseParity(6, 2, seed=0)
+    checkpoints = [Stack.of([parity_mlp(6, 4, seed=10 * entry + seed) for seed in (0, 1)]) for entry in range(23)]
+    teachers = object.__new__(parity.Teachers)
+    teachers.point, teachers.task = point, task
+    teachers.log = StreamLog(task, (0, 1), samples=[320 * entry for entry in range(23)], checkpoints=checkpoints)
+    teachers.transitions = [Transition(3, 7, 9), Transition(2, 5, 11)]  # before, inside, after
+    teachers.final = teachers.log.checkpoint([22, 22])
+
+    def entry_of(network, seed):
+        return next(e for e, stack in enumerate(checkpoints) if torch.equal(stack.weights[0][seed], network.weights[0][seed]))
+
+    def told(method):
+        stages = teachers.stages(method, point.budget)
+        who = [None if isinstance(stage, Labels) else [entry_of(stage.teacher, seed) for seed in (0, 1)] for stage in stages]
+        return [(type(stage).__name__, entries, stage.samples) for stage, entries in zip(stages, who)]
+
+    rest = ("Outputs", [22, 22], 14_400)
+    assert told("cross entropy") == [("Labels", None, 16_000)]
+    assert told("one-shot") == [("Outputs", [22, 22], 16_000)]
+    assert told("two checkpoints: before") == [("Outputs", [3, 2], 1600), rest]
+    assert told("two checkpoints: inside") == [("Outputs", [7, 5], 1600), rest]
+    assert told("two checkpoints: after") == [("Outputs", [9, 11], 1600), rest]
+    assert told("progressive, a grid") == [*(("Outputs", [entry, entry], 640) for entry in range(2, 21, 2)), rest]
+    hidden = {
+        "extraction, no projection": {"projection": "none"},
+        "extraction, pca in steps": {"projection": "pca", "steps": 4},
+        "extraction, until it has settled": {"patience": 3, "samples": 4000},
+    }
+    for kind in ("gaussian", "sign", "orthogonal", "pca"):
+        hidden |= {f"extraction, {kind}, {dim}": {"projection": kind, "dim": dim} for dim in (4, 32, 128)}
+    assert set(hidden) == {method for method in parity.ALL if method.startswith("extraction")}
+    for method, options in hidden.items():
+        assert told(method) == [("Hidden", [22, 22], options.get("samples", 1600)), rest]
+        assert teachers.stages(method, point.budget)[0] == replace(Hidden(teachers.final, 1600), **options)
+
+
 def test_two_processes_find_what_one_does(parity, tmp_path):
     sizes = {"teacher_width": 128, "budget": 6400, "teacher_budget": 64_000, "first": 1600}
     point = parity.Point(n=10, k=3, width=16, rates=(0.5,), methods=parity.SLOPE, **sizes)
@@ -143,6 +187,26 @@ def test_transformers_are_measured_in_slices(transformers, tmp_path, name):
     assert transformers.measure(name, task, sizes, 2, path, minutes=10, say=said.append) and path.read_text() == before
     with pytest.raises(SystemExit, match="was measured with other settings; choose another --out, or delete the file"):
         transformers.measure(name, task, sizes, 3, path, minutes=10)
+
+
+def test_a_transformers_method_is_the_objective_that_its_name_says(transformers):
+    task = transformers.Parity(n=5, k=2)
+    first, second, final, student = (task.network(width, seed) for seed, width in enumerate((16, 16, 16, 8)))
+    for early, shares in (([first], [0.25, 0.75]), ([first, second], [0.125, 0.125, 0.75])):
+        teacher = transformers.Teacher(final, early, log=None)
+        made = {method: transformers.objective_of(method, teacher, student, 0.25) for method in transformers.METHODS}
+        kinds = [Supervised, KD, ProgressiveCheckpoints, CurriculumExtraction, CurriculumExtraction]
+        assert [type(objective) for objective in made.values()] == kinds
+        assert made["cross entropy"].model is student and made["one-shot"].teacher is final
+        stages = made["progressive"].stages
+        assert [stage.teacher for stage in stages] == [*early, final] and made["progressive"].shares == shares
+        both = [made[method] for method in ("extraction", "extraction, no projection")]
+        assert all(objective.teacher is final and objective.shares == [0.25] for objective in both)
+        projected, whole = (objective.model["hints"][0].matrix for objective in both)
+        assert projected.shape == (16, 8) and (projected != 0).all()
+        assert torch.equal(whole, torch.eye(16))
+        for kd in (made["one-shot"], *stages, *(objective.kd for objective in both)):  # the teacher's word alone
+            assert kd.alpha == kd.temperature == 1 and kd.model is student
 
 
 def test_a_task_that_is_not_there_is_refused(transformers, capsys):

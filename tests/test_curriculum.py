@@ -209,6 +209,25 @@ def test_extraction_by_hand():
     assert terms["ce"] == terms["kd"] == 0
 
 
+def test_each_stage_may_have_a_loss_of_its_own(batch):
+    objectives = [
+        CurriculumExtraction(*tiny_pair(), blocks=[1, 2], shares=[0.3, 0.3], loss=loss, readout=True, seed=3)
+        for loss in (["mse", "cosine"], "mse", "cosine")
+    ]
+    hints = objectives[0].model["hints"].state_dict()
+    found = {}
+    for progress, block in ((0.0, "block 1"), (0.4, "block 2")):
+        for objective in objectives:
+            objective.model["hints"].load_state_dict(hints)
+            objective.start_step(progress)
+        found[block] = [objective.terms(*batch)[block].item() for objective in objectives]
+    mixed, mse, cosine = found["block 1"]
+    assert mixed == mse != cosine
+    mixed, mse, cosine = found["block 2"]
+    assert mixed == cosine != mse
+    assert [objective.settings()["loss"] for objective in objectives] == [["mse", "cosine"], "mse", "cosine"]
+
+
 def test_without_a_readout_features_are_compared_in_the_teachers_own_scale():
     """The error is 0 for the teacher's features themselves, and 1 (all of their variance) for their mean."""
     torch.manual_seed(0)
@@ -238,6 +257,11 @@ def test_extraction_of_maps_and_tokens_learns(batch, projection, make):
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert pwl.state_hash(teacher) == before
+    matrix = objective.model["hints"][0].matrix  # it is the projection that was asked for
+    assert torch.allclose(matrix.abs(), matrix.abs().max().expand_as(matrix)) == (projection == "sign")
+    gram, length = matrix.T @ matrix, {"orthogonal": matrix.shape[0] / matrix.shape[1], "pca": 1.0, "none": 1.0}.get(projection)
+    assert torch.allclose(gram, gram[0, 0] * torch.eye(len(gram)), atol=1e-4) == (length is not None)
+    assert length is None or gram[0, 0].item() == pytest.approx(length, rel=1e-4)
 
 
 def test_only_what_leads_to_the_block_is_run_and_changed(batch):
@@ -306,6 +330,8 @@ def test_settings_build_the_same_again():
         ({"blocks": [1], "dim": 5, "readout": False}, TrainingError, "dim = 5 without a readout: expected 4"),
         ({"blocks": [1], "projection": "none", "readout": False}, TrainingError, "dim = 8 without a readout: expected 4"),
         ({"loss": "l1"}, UnknownNameError, "loss 'l1': expected one of mse, cosine"),
+        ({"blocks": [1, 2], "loss": ["mse", "l1"]}, UnknownNameError, "loss 'l1': expected one of mse, cosine"),
+        ({"blocks": [1, 2], "loss": ["mse"]}, TrainingError, r"loss = \['mse'\]: expected 2 names, one for each block"),
         ({"blocks": []}, TrainingError, r"blocks = \[\]: expected at least one"),
     ],
 )

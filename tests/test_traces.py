@@ -7,8 +7,11 @@ from networks_for_tests import CLASSES, tiny_data, tiny_net
 import pwl_lite as pwl
 from pwl_lite.convert import accuracy_by_bits, bytes_on_the_way, convert, with_leading_bits
 from pwl_lite.errors import PWLError, UnknownNameError
+from pwl_lite.orders import plan_order
 from pwl_lite.precision import is_weight
-from pwl_lite.traces import Trace, stream
+from pwl_lite.server import FAULTS
+from pwl_lite.streaming import ProgressiveModel
+from pwl_lite.traces import Trace, _shard_for, stream
 from pwl_lite.widgets import StreamingView
 
 LATTICE = {c: float(50 + i) for i, c in enumerate(pwl.all_compositions(4))}
@@ -41,9 +44,22 @@ def test_a_trace_tells_what_answered_when(folder):
 def test_a_fault_is_noted_and_survived(folder):
     trace = stream(folder, 1e7, "prefix", "damaged", teacher_only=1.0)
     assert trace.steps[-1][1] == "TTTT" and trace.teacher_only == 1.0
-    assert len(trace.notes) == 2 and all("SHA-256" in text for _, text in trace.notes)
+    assert len(trace.notes) == 2 and all("teacher-2.safetensors" in text and "SHA-256" in text for _, text in trace.notes)
+    backwards = stream(folder, 1e7, "suffix", "damaged", teacher_only=1.0)
+    assert len(backwards.notes) == 2 and all("teacher-3.safetensors" in text for _, text in backwards.notes)
     with pytest.raises(UnknownNameError, match="fault 'gremlins'"):
         stream(folder, 1e7, fault="gremlins")
+
+
+def test_a_fault_befalls_the_second_teacher_shard_on_the_way_or_drips_from_the_smallest(folder):
+    size = {name: entry["bytes"] for name, entry in pwl.read_manifest(folder)["shards"].items()}
+    smallest = min(range(1, 5), key=lambda number: size[f"teacher-{number}"])
+    with ProgressiveModel.open(folder) as model:
+        for order in ("prefix", "suffix", "contiguous", "best"):
+            way = plan_order(order, "SSSS", "TTTT", LATTICE, size.get)
+            second = 1 + next(i for i in range(4) if way[0][i] != way[1][i])
+            assert _shard_for("missing", model, order) == f"teacher-{second}.safetensors"
+            assert _shard_for("drip", model, order) == f"teacher-{smallest}.safetensors"
 
 
 def test_the_view_runs_what_is_asked_for(monkeypatch):
@@ -60,17 +76,42 @@ def test_the_view_runs_what_is_asked_for(monkeypatch):
 
     view = StreamingView([one], run=run, title="a title")
     monkeypatch.setattr(view, "send", sent.append)
-    assert view.data == {"title": "a title", "traces": [one.as_dict()], "live": True}
-    view._asked(view, {"link": "1000000", "order": "prefix", "fault": "none"}, None)
+    given = {"title": "a title", "traces": [one.as_dict()], "live": True}
+    assert {key: view.data[key] for key in given} == given
+    assert view.data["orders"] == ["prefix", "suffix", "contiguous", "best"]
+    assert list(view.data["faults"]) == ["none", *FAULTS]
+    view._hear(view, {"ask": "hello"}, None)
+    assert sent.pop() == {"state": "here"} and not asked
+    view._hear(view, {"ask": "run", "link": 1000000, "order": "prefix", "fault": "none"}, None)
     assert asked == [(1e6, "prefix", "none")] and view.data["traces"] == [again.as_dict()]
-    view._asked(view, {"link": "1000000", "order": "best", "fault": "none"}, None)
+    view._hear(view, {"ask": "run", "link": 1000000, "order": "best", "fault": "none"}, None)
     assert view.data["traces"][view.selected] == other.as_dict() and len(view.data["traces"]) == 2
-    view._asked(view, {"link": "1000000", "order": "best", "fault": "gremlins"}, None)
+    view._hear(view, {"ask": "run", "link": 1000000, "order": "best", "fault": "gremlins"}, None)
     assert [message["state"] for message in sent] == ["running", "done"] * 2 + ["running", "failed"]
     assert "gremlins" in sent[-1]["text"]
     assert not StreamingView([one]).data["live"]
     with pytest.raises(PWLError, match="no traces"):
         StreamingView([])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ZeroDivisionError("no bytes"), "ZeroDivisionError: no bytes"), (KeyboardInterrupt(), "KeyboardInterrupt")],
+)
+def test_whatever_goes_wrong_the_view_hears_of_it(monkeypatch, error, words):
+    def run(link, order, fault):
+        raise error
+
+    sent = []
+    view = StreamingView([Trace(1e6, "prefix", "none", [[0.1, "SSSS", 50.0, 10]], [], 0.2)], run=run)
+    monkeypatch.setattr(view, "send", sent.append)
+    try:
+        view._hear(view, {"ask": "run", "link": 1000000, "order": "prefix", "fault": "none"}, None)
+    except KeyboardInterrupt:  # goes on to where the kernel deals with it
+        assert isinstance(error, KeyboardInterrupt)
+    view._hear(view, {"ask": "run"}, None)  # a message that lacks what is needed
+    failed = [{"state": "failed", "text": text} for text in (words, "KeyError: 'link'")]
+    assert sent == [{"state": "running"}, failed[0], {"state": "running"}, failed[1]]
 
 
 def test_converted_networks_are_measured_as_stored(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""The demo of the first page in a real browser (headless Chromium) over real HTTP, against PyTorch.
+"""The demo in a real browser (headless Chromium) over real HTTP, against PyTorch.
 
 Skipped, with the reason, where there is no Chromium (PWL_BROWSER names one that is not on the PATH) or where npm
 cannot fetch onnxruntime-web.
@@ -18,9 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sphinx_pwl
 import torch
 import vendor
 import web_pairs
+from docutils import nodes
+from docutils.core import publish_doctree
+from myst_parser.parsers.docutils_ import Parser
 from PIL import Image
 
 import pwl_lite as pwl
@@ -218,6 +222,26 @@ def test_a_picture_of_the_readers_own_gives_the_logits_of_pytorch(page, folder, 
     expect(page.get_by_role("alert")).to_contain_text("words.png cannot be read as a picture")
 
 
+def test_a_picture_can_be_dropped(page, tmp_path):
+    Image.new("RGB", (40, 30), "#3070c0").save(tmp_path / "picture.png")
+    start(page, pair="cifar10")
+    until(page, "demo.composition === 'TTTT'")
+    dropped = """(bytes) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+      return transfer;
+    }"""
+    transfer = page.evaluate_handle(dropped, list((tmp_path / "picture.png").read_bytes()))
+    place = page.locator(".pwl-demo-drop")
+    place.dispatch_event("dragover", {"dataTransfer": transfer})
+    expect(place).to_contain_class("pwl-demo-over")
+    place.dispatch_event("drop", {"dataTransfer": transfer})
+    expect(place).not_to_contain_class("pwl-demo-over")
+    expect(page.get_by_role("img", name="your picture dropped.png")).to_be_visible()
+    assert demo(page, "view.pixels.slice(0, 4).join()") == "48,112,192,255"
+    expect(page.locator(".pwl-demo-answer")).to_contain_text("TTTT says: ")
+
+
 def test_drawn_pictures_are_recognised(page):
     start(page, pair="cifar10")
     until(page, "demo.composition === 'TTTT'")
@@ -304,6 +328,58 @@ def test_the_reader_chooses_order_and_number(page, site):
     until(page, "demo.latencies.length === 10")  # as many batches, that is all images, by the student again
 
 
+def test_who_wants_two_blocks_gets_the_comparison_too_and_is_told_when_it_fails(page, folder):
+    page.get_by_label("Teacher blocks wanted").fill("2")
+    start(page)
+    compare = page.get_by_role("button", name="Compare: the whole teacher first")
+    compare.wait_for()
+    assert demo(page, "composition") == "TTSS" and demo(page, "compared") is None
+    page.get_by_label("Break something").select_option("missing:teacher-3")
+    compare.click()
+    said = page.locator(".pwl-demo-status")
+    expect(said).to_contain_text("The comparison has failed: teacher-3 does not arrive: HTTP 404")
+    expect(said).to_contain_text("TTSS goes on answering. Set “Break something” to nothing, then try it again.")
+    page.get_by_label("Break something").select_option("")
+    page.get_by_role("button", name="Try the comparison again").click()
+    until(page, "demo.compared > 0")
+    expect(said).to_contain_text("Compared: the first answer after")
+    row = page.get_by_role("row", name="the whole teacher first")
+    expect(row).to_contain_text(f"{demo(page, 'compared'):.2f} s")
+    expect(page.locator(".pwl-demo-compare")).to_be_hidden()
+    images, labels = next(pwl.load_dataset("shapes10").test.batches(200))
+    with torch.no_grad():
+        answers = pwl.load_blocks(pwl.find_weights("shapes10-vgg-quick-seed0"))(images, "TTTT").argmax(1)
+    assert demo(page, "usual") == pytest.approx(100 * float((answers == labels).float().mean()), abs=0.6)
+    assert demo(page, "composition") == "TTSS"
+
+
+def test_a_fault_of_what_has_arrived_or_is_not_wanted_is_explained(page):
+    page.get_by_label("Teacher blocks wanted").fill("2")
+    start(page)
+    until(page, "demo.reached")
+    said = page.locator(".pwl-demo-status")
+    page.get_by_label("Break something").select_option("damaged:teacher-1")
+    expect(said).to_contain_text("The teacher's block 1 has arrived already")
+    page.get_by_label("Break something").select_option("missing:teacher-4")
+    expect(said).to_contain_text("The teacher's block 4 is not wanted now")
+    page.get_by_label("Teacher blocks wanted").fill("4")
+    expect(said).to_contain_text("teacher-4 does not arrive: HTTP 404")
+    assert demo(page, "composition") == "TTTS"
+    page.get_by_label("Break something").select_option("")
+    until(page, "demo.composition === 'TTTT'")
+
+
+def test_a_block_can_be_broken_while_it_is_on_its_way(page):
+    start(page, link="20000")
+    until(page, "demo.arrived['teacher-2'] > 0")
+    page.get_by_label("Break something").select_option("missing:teacher-2")
+    expect(page.locator(".pwl-demo-status")).to_contain_text("teacher-2 does not arrive: ")
+    assert demo(page, "composition") == "TSSS"
+    page.get_by_label("Link").select_option("Infinity")
+    page.get_by_label("Break something").select_option("")
+    until(page, "demo.composition === 'TTTT'")
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [("missing:teacher-2", "teacher-2 does not arrive: HTTP 404"), ("damaged:teacher-2", "its SHA-256 is another")],
@@ -345,6 +421,7 @@ def test_it_can_be_started_again_and_switched(page):
     assert [composition for _, composition in demo(page, "swaps")] == ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
     start(page, pair="plain")
     until(page, "demo.composition === 'TTTT' && demo.view.answered === 30")
+    expect(page.locator(".pwl-demo-times caption")).to_contain_text("MB, taken from the browser's cache and started in")
     assert page.locator(".pwl-demo-converter").count() == 0
 
 
@@ -370,7 +447,18 @@ def test_it_is_read_and_used_without_a_mouse_and_on_a_phone(browser, site):
     page.close()
 
 
-# --- where it cannot run
+# --- where it stands, and where it cannot run
+
+
+def test_a_notebooks_place_for_the_demo_becomes_that_of_the_first_page():
+    text = 'Words.\n\n<div class="pwl-demo"></div>\n\n<div class="another"></div>\n'
+    page = publish_doctree(text, parser=Parser(), settings_overrides={"report_level": 5})
+    sphinx_pwl.place_demos(None, page)
+    (box,) = page.findall(nodes.container)
+    assert box["classes"] == ["pwl-demo"] and box.astext() == sphinx_pwl.WITHOUT_SCRIPTS
+    assert [raw.astext().strip() for raw in page.findall(nodes.raw)] == ['<div class="another"></div>']
+    intro = (ROOT / "book" / "intro.md").read_text()
+    assert f":::{{container}} pwl-demo\n{sphinx_pwl.WITHOUT_SCRIPTS}\n:::" in intro
 
 
 def test_a_page_opened_from_a_file_says_so(browser, folder):

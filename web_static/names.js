@@ -1,4 +1,5 @@
-// Names for screen readers and voice control, where the theme and the widget manager leave them out or contradict what is shown.
+// Names for screen readers and voice control, where the theme and the widget manager leave them out or contradict what is shown;
+// and what scrolls is made reachable by keyboard.
 (() => {
   const text = (element) => element?.textContent.trim() ?? "";
   const heading = (element) => text(element.closest("section")?.querySelector("h1, h2, h3, h4")).replace("#", "");
@@ -27,8 +28,21 @@
     });
   }
 
+  // Wide tables and figures scroll inside their cell, at some widths of the window.
+  function reach() {
+    each(".bd-article .cell_output", (output) => {
+      if (output.scrollWidth > output.clientWidth) output.tabIndex = 0;
+      else output.removeAttribute("tabindex");
+    });
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
     mend();
+    reach();
+    window.addEventListener("load", reach);
+    window.addEventListener("resize", reach);
+    // Unfolded, a listing may turn out to scroll: the theme looks again when the window changes.
+    document.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")), true);
     // Widgets and icons appear some time after the page; what follows each other at once is looked at once.
     let waiting = null;
     new MutationObserver(() => (waiting ??= setTimeout(() => ((waiting = null), mend()), 100)))

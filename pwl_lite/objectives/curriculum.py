@@ -86,7 +86,8 @@ class CurriculumExtraction(Curriculum):
         shares: of the training, one for each block; what they leave is for the outputs. By default half in equal parts.
         projection: kind, see `projection_matrix`. The stage's first batch gives the targets' scale, and components for `pca`.
         dim: of the projected features; by default as many as the student's block has channels, or all for `none`.
-        loss: `mse` (of targets that vary by 1, so 1 is as good as a constant) or `cosine`.
+        loss: `mse` (of targets that vary by 1, so 1 is as good as a constant) or `cosine`; one for all blocks, or a list with
+            one for each.
         readout: the student's features go through a learned linear map before they are compared; it is thrown away
             later. Without it they are compared as they are, so `dim` must be the student's number of channels.
         alpha, temperature: of the last stage, as in `KD`.
@@ -94,7 +95,7 @@ class CurriculumExtraction(Curriculum):
 
     Raises:
         NetworkError: there is no such block, or features differ in height or width.
-        TrainingError: no blocks, or shares or dimensions that do not fit.
+        TrainingError: no blocks, or shares, losses or dimensions that do not fit.
         UnknownNameError: no such projection or loss.
     """
 
@@ -106,7 +107,7 @@ class CurriculumExtraction(Curriculum):
         shares: Sequence[float] | None = None,
         projection: str = "gaussian",
         dim: int | None = None,
-        loss: str = "mse",
+        loss: str | Sequence[str] = "mse",
         readout: bool = True,
         alpha: float = 0.6,
         temperature: float = 2.0,
@@ -121,10 +122,14 @@ class CurriculumExtraction(Curriculum):
                 f"shares = {self.shares}: expected {len(self.blocks)} numbers, one for each block of {self.blocks}"
             )
         check_shares(self.shares)
-        if loss not in ROW_LOSSES:
-            raise UnknownNameError("loss", loss, ROW_LOSSES)
+        self.losses = [loss] * len(self.blocks) if isinstance(loss, str) else list(loss)
+        if len(self.losses) != len(self.blocks):
+            raise TrainingError(f"loss = {self.losses}: expected {len(self.blocks)} names, one for each block of {self.blocks}")
+        for name in self.losses:
+            if name not in ROW_LOSSES:
+                raise UnknownNameError("loss", name, ROW_LOSSES)
         self.kd = KD(teacher, student, alpha, temperature)
-        self.teacher, self.student, self.loss = teacher, student, loss
+        self.teacher, self.student = teacher, student
         self.options = {"projection": projection, "dim": dim, "readout": readout, "seed": seed}
         generator = torch.Generator().manual_seed(seed)
         channels = [_matched_channels(student, teacher, block) for block in self.blocks]
@@ -143,10 +148,11 @@ class CurriculumExtraction(Curriculum):
             target = features_after(self.teacher, block, images)
         rows = self.model["hints"][stage](features_after(self.student, block, images), target)
         terms |= {"ce": images.new_zeros(()), "kd": images.new_zeros(())}
-        return {**terms, f"block {block}": ROW_LOSSES[self.loss](*rows)}
+        return {**terms, f"block {block}": ROW_LOSSES[self.losses[stage]](*rows)}
 
     def settings(self) -> dict[str, Any]:
-        own = {"name": "extraction", "blocks": self.blocks, "shares": self.shares, "loss": self.loss, **self.options}
+        loss = self.losses[0] if len(set(self.losses)) == 1 else self.losses
+        own = {"name": "extraction", "blocks": self.blocks, "shares": self.shares, "loss": loss, **self.options}
         return {**self.kd.settings(), **own}
 
 

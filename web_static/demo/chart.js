@@ -9,7 +9,7 @@ const step = (range) => [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500].find
 
 /**
  * points: [seconds, percent], in order; swaps: [seconds, composition]; compared: seconds of the usual way, or null;
- * teacher: percent that it has once it answers; width: in pixels.
+ * teacher: percent that it has once it answers, if known; width: in pixels.
  */
 export function chart(points, swaps, compared, teacher, what, width) {
   const end = 1.04 * Math.max(points.at(-1)?.[0] ?? 0, compared ?? 0, 0.5);
@@ -31,7 +31,8 @@ export function chart(points, swaps, compared, teacher, what, width) {
   for (let k = 0; k * step(end) <= end; k++) text(x(k * step(end)), HEIGHT - 20, "middle", `${Number((k * step(end)).toFixed(1))} s`);
   text((LEFT + width) / 2, HEIGHT - 4, "middle", "since the first weight was asked for");
   if (compared) {
-    svg.append(element("path", { class: "pwl-demo-usual", d: `M${x(0)},${floor}H${x(compared)}V${y(teacher)}H${x(end)}` }));
+    const known = teacher === undefined ? "" : `V${y(teacher)}H${x(end)}`;
+    svg.append(element("path", { class: "pwl-demo-usual", d: `M${x(0)},${floor}H${x(compared)}${known}` }));
     const room = x(compared) > LEFT + 150; // before the line, or else behind it
     text(x(compared) + (room ? -5 : 5), floor - 6, room ? "end" : "start", "the whole teacher first", "pwl-demo-usual-label");
   }

@@ -47,19 +47,20 @@ export class Link {
   }
 
   async #get(root, name, file, size, expected, arrived, signal) {
-    const fault = this.fault?.name === name ? this.fault.kind : null;
-    const url = new URL(fault === "missing" ? `missing-${file}` : file, root);
+    const fault = () => (this.fault?.name === name ? this.fault.kind : null); // asked again and again: it may come on the way
+    const url = new URL(fault() === "missing" ? `missing-${file}` : file, root);
     const response = await fetch(url, { cache: "no-store", signal });
     if (!response.ok) throw new Error(`HTTP ${response.status} for ${url.pathname.split("/").at(-1)}`);
     const bytes = new Uint8Array(size);
     let length = 0;
     for await (const slice of this.#slices(response.body.getReader(), signal)) {
+      if (fault() === "missing") throw new Error(`${file} was lost on its way`);
       if (length + slice.length <= size) bytes.set(slice, length);
       length += slice.length;
       arrived(Math.min(length, size));
     }
     if (length !== size) throw new Error(`${file} has ${length} bytes instead of ${size}`);
-    if (fault === "damaged") bytes[size >> 1] ^= 1;
+    if (fault() === "damaged") bytes[size >> 1] ^= 1;
     if (crypto.subtle && (await sha256(bytes)) !== expected) throw new Error(`${file} is damaged: its SHA-256 is another`);
     return bytes;
   }

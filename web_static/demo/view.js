@@ -5,7 +5,7 @@
 import { chart } from "./chart.js";
 import { bytesOf, namedOrders, needed, path, permutations } from "./compositions.js";
 import { Diagram } from "./diagram.js";
-import { amount, element, time } from "./element.js";
+import { amount, argmax, element, time } from "./element.js";
 import { Pictures } from "./pictures.js";
 import { Sheet } from "./sheet.js";
 
@@ -34,8 +34,9 @@ export class Demo {
   #order = element("select", { onchange: () => this.#aim() });
   #count = element("input", { type: "range", min: 0, step: 1, oninput: () => this.#aim() });
   #counted = element("span", { "aria-hidden": "true" });
-  #fault = element("select", { onchange: () => this.#sendLink() });
+  #fault = element("select", { onchange: () => (this.#sendLink(), this.#sayFault()) });
   #button = element("button", { type: "button", class: "pwl-demo-start", onclick: () => this.#start() }, "▶ Start");
+  #comparison = element("button", { type: "button", class: "pwl-demo-compare", hidden: "", onclick: () => this.#compare() });
   // what the reader sees
   #said = element("p", { class: "pwl-demo-status", role: "status", "aria-live": "polite" });
   #figures = Object.fromEntries(["accuracy", "bytes", "latency", "answers"].map((name) => [name, element("dd")]));
@@ -70,7 +71,7 @@ export class Demo {
       element("div", { class: "pwl-demo-controls" }, this.#button, label("Networks", this.#model), label("Link", this.#link),
         label("Order of the teacher's blocks", this.#order), label("Teacher blocks wanted", this.#count, this.#counted),
         label("Break something", this.#fault)),
-      this.#middle, this.#said,
+      this.#middle, this.#said, this.#comparison,
       element("dl", { class: "pwl-demo-figures" }, figure("accuracy", "Accuracy"), figure("bytes", "Weights arrived"),
         figure("latency", "Time for an image"), figure("answers", "Images classified")),
       this.#images, this.#curve, this.#times);
@@ -122,7 +123,8 @@ export class Demo {
 
   /** What a load has shown is no longer so. */
   #forget() {
-    Object.assign(this, { composition: null, begun: null, finished: false, compared: null, answers: 0, arrived: {}, first: null });
+    Object.assign(this, { composition: null, begun: null, reached: false, answers: 0, arrived: {}, first: null });
+    Object.assign(this, { finished: false, compared: null, usual: null, tried: false }); // of the comparison
     Object.assign(this, { points: [], swaps: [], latencies: [], failing: new Set(), since: 0 });
   }
 
@@ -149,6 +151,19 @@ export class Demo {
     this.#draw();
   }
 
+  /** Say why a fault does nothing now, where it doesn't. */
+  #sayFault() {
+    const [kind, name] = this.#fault.value.split(":");
+    if (!kind || !this.begun) return;
+    const block = Number(name.split("-").at(-1));
+    if (this.arrived[name] >= this.#index.parts[name].bytes) {
+      this.#say(`The teacher's block ${block} has arrived already: a fault of the link does nothing to it any more. ` +
+        "Start again, or break a block that is still to come.");
+    } else if (!this.goal.includes(block)) {
+      this.#say(`The teacher's block ${block} is not wanted now; the fault will show when it is.`);
+    }
+  }
+
   /** The blocks that order and number say. */
   #aim() {
     this.goal = this.#order.value.split(",").map(Number).slice(0, Number(this.#count.value));
@@ -164,6 +179,7 @@ export class Demo {
   #reach() {
     this.#counted.textContent = `${this.goal.length} of ${this.#count.max}`;
     this.#count.setAttribute("aria-valuetext", this.#counted.textContent);
+    this.reached = false;
     if (this.begun) this.#send("reach", { blocks: this.goal });
     this.#draw();
   }
@@ -217,18 +233,39 @@ export class Demo {
   }
 
   _done({ composition }) {
+    const wanted = [...composition].every((letter, i) => (letter === "T") === this.goal.includes(i + 1));
+    if (!wanted) return; // another goal has been set meanwhile
+    this.reached = true;
     if (/S/.test(composition)) return this.#say(`${composition} answers; no more blocks are wanted.`);
     this.finished ||= Boolean(!this.#index.sheet);
-    if (this.compared !== null) return;
-    this.compared = 0; // on its way
-    this.#say("The teacher itself answers. For comparison, the page now loads the whole teacher first, over the same link …");
-    this.#send("compare");
+    if (this.compared === null) this.#compare("The teacher itself answers. ");
   }
 
-  _compared({ seconds }) {
+  /** By itself only when the teacher is there: who wants fewer blocks may not want to pay for all of them. */
+  #compare(words = "") {
+    this.compared = 0; // on its way
+    this.#say(`${words}For comparison, the page now loads the whole teacher first, over the same link …`);
+    this.#send("compare");
+    this.#draw();
+  }
+
+  _compared({ seconds, logits }) {
+    if (this.compared !== 0) return; // it belongs to a load that is over
+    const { sheet, classes, lattice, num_blocks: n } = this.#index;
     this.compared = seconds;
     this.finished = true;
+    const k = classes.length;
+    const right = sheet?.labels.filter((label, i) => argmax(logits.slice(i * k, (i + 1) * k)) === label).length;
+    this.usual = sheet ? (100 * right) / sheet.labels.length : lattice?.["T".repeat(n)];
     this.#say(`Compared: the first answer after ${time(this.first.seconds)}, or after ${time(seconds)} with the whole teacher first.`);
+  }
+
+  _uncompared({ text }) {
+    if (this.compared !== 0) return;
+    this.compared = null;
+    this.tried = true;
+    const again = this.#fault.value ? "Set “Break something” to nothing, then try it again." : "Try it again.";
+    this.#say(`The comparison has failed: ${text}. ${this.composition} goes on answering. ${this.reached ? again : ""}`);
   }
 
   _logits({ composition, logits }) {
@@ -293,7 +330,10 @@ export class Demo {
     figures.answers.textContent = this.answers.toLocaleString("en");
     notes.answers.textContent = this.answers ? "since the first answer" : "";
     const what = sheet ? "Accuracy on the images above" : "Accuracy on the test set";
-    const teacher = this.finished && sheet ? this.points.at(-1)?.[1] : lattice?.["T".repeat(n)];
+    const teacher = this.usual ?? lattice?.["T".repeat(n)];
+    this.#comparison.hidden = !this.reached || this.compared !== null;
+    this.#comparison.textContent = this.tried ? "↻ Try the comparison again"
+      : `Compare: the whole teacher first, ${amount(bytesOf(needed("T".repeat(n), parts), parts))}`;
     this.#curve.replaceChildren(chart(this.points, this.swaps, this.compared || null, teacher, what, this.#curve.clientWidth || 640));
     this.#drawTimes();
   }
@@ -304,7 +344,8 @@ export class Demo {
     const full = this.swaps.find(([, composition]) => !/S/.test(composition));
     const row = (head, ...cells) => element("tr", {}, element("th", { scope: "row" }, head), ...cells.map((cell) => element("td", {}, cell)));
     const head = ["", "bytes before the first answer", "first answer", "the teacher's answers"];
-    const runtime = this.#runtime ? `${amount(this.#runtime.bytes)}, fetched and started in ${time(this.#runtime.seconds)}` : "not fetched yet, some MB";
+    const came = this.#runtime;
+    const runtime = came ? `${amount(came.bytes)}, ${came.way} and started in ${time(came.seconds)}` : "not fetched yet, some MB";
     this.#times.replaceChildren(
       element("caption", {}, "Measured in this page, over the link chosen above. Both ways need the runtime (onnxruntime-web) first: " +
         `${runtime}; it comes at full speed and is not counted in these times` +

@@ -47,6 +47,14 @@ async function sheetImages(root, index) {
   return normalised(pixels, labels.length, index);
 }
 
+/** The comparison ends without a result: this one, if it has not ended yet. */
+function giveUp(text, comparing = rival) {
+  if (!comparing || comparing !== rival) return;
+  rival = null;
+  comparing.close();
+  say("uncompared", { text });
+}
+
 /** Classify the images over and over by whatever is serving; rest when nothing changes any more. */
 async function answer() {
   if (answering) return; // one loop is enough: it looks afresh at engine and images before every batch
@@ -78,12 +86,14 @@ const calls = {
     given.catch?.(() => {}); // said below, where it is waited for
     if (!runtime) {
       runtime = await startRuntime(vendor);
-      say("runtime", { bytes: runtime.bytes, seconds: runtime.seconds });
+      const { bytes, seconds, way } = runtime;
+      say("runtime", { bytes, seconds, way });
     }
     images = await given;
     const begun = performance.now();
     const mine = new Engine(runtime.ort, link, root, index, async (event, about) => {
       if (mine !== engine) return;
+      if (event === "bytes" && about.bytes) giveUp("other parts came over the same link meanwhile");
       if (event === "swap" && !answered) {
         answered = true;
         await mine.run(mine.serving.names, some(images, 0, 1), 1);
@@ -105,17 +115,34 @@ const calls = {
     loading = false;
     say("done", { composition: mine.serving.composition });
   },
-  /** The usual way, over the same link: nothing before the whole teacher is there. Says how long its first answer took. */
+  /**
+   * The usual way, over the same link: nothing before the whole teacher is there. Says how long its first answer took, and what
+   * it says of all images. The first failure ends it: with waits and new tries its time would be no measure.
+   */
   async compare() {
     rival?.close();
-    const mine = (rival = engine.another(() => {}));
-    const begun = performance.now();
-    if (!(await mine.teacherAlone()) || mine !== rival) return;
-    await mine.run(mine.serving.names, some(images, 0, 1), 1);
-    say("compared", { seconds: (performance.now() - begun) / 1000 });
-    mine.close();
+    const mine = (rival = engine.another((event, { name, text }) => {
+      if (event === "failure") giveUp(`${name} does not arrive: ${text}`, mine);
+    }));
+    try {
+      const begun = performance.now();
+      if (!(await mine.teacherAlone()) || mine !== rival) return;
+      const { names } = mine.serving;
+      await mine.run(names, some(images, 0, 1), 1);
+      const seconds = (performance.now() - begun) / 1000;
+      const logits = await mine.run(names, images.data, images.n);
+      if (mine !== rival) return;
+      rival = null;
+      say("compared", { seconds, logits });
+      mine.close();
+    } catch (error) {
+      giveUp(error.message, mine);
+    }
   },
-  link: (settings) => link.set(settings),
+  link(settings) {
+    if (settings.rate !== link.rate) giveUp("the link was changed meanwhile");
+    link.set(settings);
+  },
   /** A picture to classify instead: RGBA pixels of the networks' size. */
   picture({ pixels }) {
     if (!engine) return;
