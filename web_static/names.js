@@ -28,11 +28,11 @@
     });
   }
 
-  // Wide tables and figures scroll inside their cell, at some widths of the window.
+  // Wide tables, figures and listings scroll by themselves, at some widths of the window.
   function reach() {
-    each(".bd-article .cell_output", (output) => {
-      if (output.scrollWidth > output.clientWidth) output.tabIndex = 0;
-      else output.removeAttribute("tabindex");
+    each(".bd-article :is(.cell_output, .output, pre, [style*='overflow'])", (box) => {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
     });
   }
 
@@ -41,11 +41,11 @@
     reach();
     window.addEventListener("load", reach);
     window.addEventListener("resize", reach);
-    // Unfolded, a listing may turn out to scroll: the theme looks again when the window changes.
-    document.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")), true);
+    // Unfolded, a listing may turn out to scroll; the theme looks at listings only at the start and when the window changes.
+    document.addEventListener("toggle", reach, true);
     // Widgets and icons appear some time after the page; what follows each other at once is looked at once.
     let waiting = null;
-    new MutationObserver(() => (waiting ??= setTimeout(() => ((waiting = null), mend()), 100)))
+    new MutationObserver(() => (waiting ??= setTimeout(() => ((waiting = null), mend(), reach()), 100)))
       .observe(document.body, { childList: true, subtree: true });
   });
 })();
