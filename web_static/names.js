@@ -30,7 +30,7 @@
 
   // Wide tables, figures and listings scroll by themselves, at some widths of the window.
   function reach() {
-    each(".bd-article :is(.cell_output, .output, pre, [style*='overflow'])", (box) => {
+    each(".bd-article :is(.cell_output, .output, .pwl-frame, pre, [style*='overflow'])", (box) => {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     });
