@@ -71,6 +71,12 @@ def test_dkd_warms_up_and_then_stays(batch):
 # ---------------------------------------------------------------- FitNet
 
 
+def test_dkd_teaches_in_a_training_of_one_epoch():
+    """Its warm-up is over after the first steps, not after an epoch."""
+    (epoch,) = pwl.train(pwl.DKD(*tiny_pair()), tiny_data(), replace(RECIPE, epochs=1), progress=False)
+    assert epoch["loss"]["non-target"] > 0
+
+
 def test_fitnet_by_hand():
     objective = baseline("fitnet")  # after block 2: 6 channels of the student, 12 of the teacher
     regressor = objective.model["regressor"]

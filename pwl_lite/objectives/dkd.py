@@ -43,6 +43,9 @@ class DKD(Objective):
         self.temperature = temperature
         self.warmup = warmup
 
+    def start_step(self, progress: float) -> None:
+        self.progress = progress  # step by step: in a training of one epoch the warm-up would never end
+
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_logits = self.teacher(images)
