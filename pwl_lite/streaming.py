@@ -355,7 +355,6 @@ class ProgressiveModel:
             self._closed, self._serving = True, None  # before waiting threads are woken: they say that it is closed
             self._take_over(self._goal, [])
             self._held.clear()
-        self._wake()
         if thread is not None and current_thread() not in {thread, *self._fetching}:
             thread.join(1)  # at once in general; one that waits for bytes of a stalled server ends at its timeout
         self._wait_for_readers()
