@@ -1,8 +1,9 @@
 """Weights in fewer bytes: half precision, and int8 with a scale for each output channel.
 
-Only weights with two or more dimensions are stored smaller. Biases, norms and statistics stay as they are: they are few, and
-may exceed a small type's range. Loading gives the rounded values in the network's own type, so that what is measured after
-`round_weights` is what a device will run.
+Weights with two or more dimensions are stored smaller. Vectors (biases, norms and their statistics) are few and stay as they
+are; only beside int8 weights, where they would be a tenth of the bytes, they and the scales are float16 if their values fit.
+Loading gives the rounded values in the network's own type, so that what is measured after `round_weights` is what a device
+will run.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from .shards import empty_pages
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 KINDS = ("teacher", "student", "encoder", "decoder", "network")
+HALF = torch.finfo(torch.float16)
 SCALE = "::scale"  # the name of an int8 weight's scales is the weight's own with this behind it
 
 Precision = torch.dtype | Mapping[str, torch.dtype] | None
@@ -40,29 +42,52 @@ def precision_of(shard: str, precision: Precision) -> torch.dtype | None:
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest int8 values of a weight (out, ...), and the scales (out,) by which they are multiplied when loaded.
 
-    Symmetric: the largest value of an output channel becomes 127 or -127.
+    Symmetric: the largest value of an output channel becomes 127 or -127. Scales are float16 where all of them are normal
+    numbers of that type (off by 1 in 2,048 at most), else float32.
     """
     largest = weight.detach().float().flatten(1).abs().amax(1)
     scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
-    steps = weight.detach().float() / _per_channel(scale, weight)
+    if HALF.smallest_normal <= scale.min() and scale.max() <= HALF.max:
+        scale = scale.half()
+    steps = weight.detach().float() / _per_channel(scale.float(), weight)
     return steps.round().clamp(-127, 127).to(torch.int8), scale
 
 
 def dequantise(steps: Tensor, scale: Tensor) -> Tensor:
     """int8 values (out, ...) and scales (out,) -> the float32 weight."""
-    return torch.mul(steps, _per_channel(scale, steps), out=empty_pages(steps.shape, torch.float32))
+    return torch.mul(steps, _per_channel(scale.float(), steps), out=empty_pages(steps.shape, torch.float32))
 
 
 def _per_channel(scale: Tensor, weight: Tensor) -> Tensor:
     return scale.view(-1, *(1,) * (weight.ndim - 1))
 
 
-def to_store(name: str, weight: Tensor, dtype: torch.dtype, source: str) -> dict[str, Tensor]:
-    """What a shard holds of a weight: itself in `dtype`, or its int8 values and their scales. `source` names it in errors.
+def to_store(module: nn.Module, dtype: torch.dtype, source: str) -> dict[str, Tensor]:
+    """The state of `module` as a shard holds it: its weights in `dtype`, or as int8 values and their scales.
+
+    Args:
+        module: any; its tensors may lie on any device.
+        dtype: one of `PRECISIONS`.
+        source: names the shard in errors.
 
     Raises:
-        StoreError: the weight has values that `dtype` cannot hold.
+        StoreError: a weight has values that `dtype` cannot hold.
     """
+    weights = {name for name, parameter in module.named_parameters() if is_weight(parameter)}
+    stored: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        if name in weights:
+            stored |= _weight_to_store(name, tensor, dtype, source)
+        else:
+            stored[name] = tensor.half() if dtype == torch.int8 and _is_vector_of_halves(tensor) else tensor
+    return stored
+
+
+def _is_vector_of_halves(tensor: Tensor) -> bool:
+    return tensor.ndim == 1 and tensor.dtype == torch.float32 and bool((tensor.abs() <= HALF.max).all())
+
+
+def _weight_to_store(name: str, weight: Tensor, dtype: torch.dtype, source: str) -> dict[str, Tensor]:
     if dtype == torch.int8:
         if not weight.isfinite().all():
             raise StoreError(f"{source}: {name} has values that are not finite, which int8 cannot hold; train it again")
@@ -75,16 +100,21 @@ def to_store(name: str, weight: Tensor, dtype: torch.dtype, source: str) -> dict
 
 
 def from_store(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors of a shard with int8 weights multiplied out. Raises StoreError where values and scales don't fit together."""
+    """The tensors of a shard, int8 weights multiplied out, and float32 what else is beside them. `source` names it in errors.
+
+    Raises:
+        StoreError: values and scales do not fit together.
+    """
     loaded = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
     scales = tensors.keys() - loaded.keys()
     if scales:  # a small view would keep the pages in which all has arrived
-        loaded = {name: tensor if tensor.dtype == torch.int8 else tensor.clone() for name, tensor in loaded.items()}
+        wide = {torch.float16: torch.float32}
+        loaded = {n: t if t.dtype == torch.int8 else t.to(wide.get(t.dtype, t.dtype), copy=True) for n, t in loaded.items()}
     for key in scales:
         name, scale = key.removesuffix(SCALE), tensors[key]
         steps = loaded.get(name)
         fits = steps is not None and steps.dtype == torch.int8 and steps.ndim > 1 and scale.shape == steps.shape[:1]
-        if not fits or scale.dtype != torch.float32:
+        if not fits or scale.dtype not in (torch.float16, torch.float32):
             raise StoreError(f"{source}: {key!r} fits no int8 weight; it is damaged: save it again")
         loaded[name] = dequantise(steps, scale)
     return loaded
@@ -96,7 +126,5 @@ def is_weight(parameter: Tensor) -> bool:
 
 
 def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """Round all weights of `module` to what `dtype` can hold, in place, as saving and loading does."""
-    with torch.no_grad():
-        for parameter in filter(is_weight, module.parameters()):
-            parameter.copy_(from_store(to_store("weight", parameter, dtype, "rounding"), "rounding")["weight"])
+    """Round `module` to what `dtype` can hold, in place, as saving and loading does."""
+    module.load_state_dict(from_store(to_store(module, dtype, "rounding"), "rounding"))

@@ -38,7 +38,7 @@ from .manifest import (
     to_json,
 )
 from .networks import build_network
-from .precision import Precision, from_store, is_weight, precision_of, to_store
+from .precision import Precision, from_store, precision_of, to_store
 from .shards import Buffer, inflate, parse_shard, read_into_pages
 from .swapnet import SwapNet
 
@@ -66,7 +66,7 @@ def save_blocks(
         mean: per channel, of images scaled to 0 .. 1.
         std: per channel; with `mean`, how images are normalised before `net` sees them.
         dtype: store weights (parameters with two or more dimensions) in this smaller type, such as `torch.float16` for half
-            the bytes, or `{"student": torch.int8, "teacher": torch.float16}`; see `precision`.
+            the bytes, or `{"student": torch.int8, "teacher": torch.float16}`; int8 makes vectors float16 too; see `precision`.
         compress: write shards compressed (deflate). Worth its time for int8, where it saves a tenth; little in wider types.
         extra: anything else worth keeping that JSON can hold.
 
@@ -293,13 +293,8 @@ def _networks_of(net: SwapNet | BlockNet) -> tuple[str, dict[str, BlockNet]]:
 
 def _stored(part: nn.Module, dtype: torch.dtype | None, file: Path) -> dict[str, Tensor]:
     """The state of `part` as its shard holds it. Raises StoreError if a weight does not fit into `dtype`."""
-    weights = {name for name, p in part.named_parameters() if is_weight(p)}
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in part.state_dict().items():
-        own = tensor.detach().cpu()
-        stored = to_store(name, own, dtype, str(file)) if dtype is not None and name in weights else {name: own}
-        tensors |= {key: value.contiguous().clone() for key, value in stored.items()}
-    return tensors
+    state = part.state_dict() if dtype is None else to_store(part, dtype, str(file))
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:

@@ -8,6 +8,7 @@ import torch
 from streaming_for_tests import IMAGES, META, assert_answers, expected_logits, opened, pair, replace_shard
 from torch import nn
 
+from pwl_lite.convert import bytes_on_the_way, convert
 from pwl_lite.errors import StoreError, UnknownNameError
 from pwl_lite.manifest import read_manifest
 from pwl_lite.precision import (
@@ -21,6 +22,7 @@ from pwl_lite.precision import (
     round_weights,
     to_store,
 )
+from pwl_lite.records import find_weights
 from pwl_lite.store import load_blocks, save_blocks, shard_parts
 from pwl_lite.streaming import ProgressiveModel
 
@@ -33,16 +35,23 @@ def sizes(folder) -> dict[str, int]:
     return {name: entry["bytes"] for name, entry in read_manifest(folder)["shards"].items()}
 
 
+def holding(values: list, name: str = "weight") -> nn.Module:
+    """A module with one parameter."""
+    module = nn.Module()
+    module.register_parameter(name, nn.Parameter(torch.tensor(values)))
+    return module
+
+
 # ---- int8
 
 
 def test_quantise_by_hand():
-    weight = torch.tensor([[127.0, -63.6, 0.4, 0.6], [-0.254, 0.002, 0.001, 0.127], [0.0, 0.0, 0.0, 0.0]])
+    weight = torch.tensor([[127.0, -63.6, 0.4, 0.6], [-31.75, 0.25, 0.1, 15.9], [0.0, 0.0, 0.0, 0.0]])
     steps, scale = quantise(weight)
-    assert steps.dtype == torch.int8 and scale.dtype == torch.float32
-    assert torch.allclose(scale, torch.tensor([1.0, 0.002, 1.0]))
+    assert steps.dtype == torch.int8 and scale.dtype == torch.float16
+    assert scale.tolist() == [1.0, 0.25, 1.0]
     assert steps.tolist() == [[127, -64, 0, 1], [-127, 1, 0, 64], [0, 0, 0, 0]]
-    expected = torch.tensor([[127.0, -64.0, 0.0, 1.0], [-0.254, 0.002, 0.0, 0.128], [0.0, 0.0, 0.0, 0.0]])
+    expected = torch.tensor([[127.0, -64.0, 0.0, 1.0], [-31.75, 0.25, 0.0, 16.0], [0.0, 0.0, 0.0, 0.0]])
     assert torch.allclose(dequantise(steps, scale), expected, atol=1e-6)
 
 
@@ -52,7 +61,7 @@ def test_quantised_weights_are_at_most_half_a_step_away(shape):
     steps, scale = quantise(weight)
     assert steps.shape == weight.shape and scale.shape == shape[:1]
     error = (dequantise(steps, scale) - weight).abs().flatten(1).amax(1)
-    assert (error <= scale * 0.5001).all()
+    assert (error <= scale.float() * 0.5001).all()
     assert (steps.flatten(1).abs().amax(1) == 127).all()
 
 
@@ -67,22 +76,41 @@ def test_rounding_twice_is_rounding_once():
 
 def test_channels_of_zeros_and_tiny_values():
     weight = torch.tensor([[0.0, 0.0], [1e-44, 0.0], [1e-30, -1e-30]])
-    loaded = dequantise(*quantise(weight))
+    steps, scale = quantise(weight)
+    assert scale.dtype == torch.float32  # float16 would make zeros of them
+    loaded = dequantise(steps, scale)
     assert loaded.isfinite().all() and torch.allclose(loaded[2], weight[2], rtol=0.01, atol=0) and not loaded[0].any()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_int8_cannot_hold_what_is_not_finite(value):
     with pytest.raises(StoreError, match=r"here: head\.weight has values that are not finite, which int8 cannot hold"):
-        to_store("head.weight", torch.tensor([[1.0, value]]), torch.int8, "here")
+        to_store(nn.ModuleDict({"head": holding([[1.0, value]])}), torch.int8, "here")
 
 
 def test_half_precision_cannot_hold_what_is_too_large():
     with pytest.raises(StoreError, match=r"here: w has values beyond torch\.float16"):
-        to_store("w", torch.tensor([[1e5]]), torch.float16, "here")
-    assert to_store("w", torch.tensor([[1e5]]), torch.bfloat16, "here")["w"].isfinite().all()
-    stored = to_store("w", torch.tensor([[float("inf"), 2.0]]), torch.float16, "here")["w"]
+        to_store(holding([[1e5]], "w"), torch.float16, "here")
+    assert to_store(holding([[1e5]], "w"), torch.bfloat16, "here")["w"].isfinite().all()
+    stored = to_store(holding([[float("inf"), 2.0]], "w"), torch.float16, "here")["w"]
     assert stored[0, 0] == float("inf")  # it was so before
+
+
+def test_vectors_beside_int8_weights_are_halves_where_they_fit():
+    net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3))
+    net[1].running_var.copy_(torch.tensor([1.0, 2.0, 65_504.0]))
+    net[1].running_mean.copy_(torch.tensor([0.1, 7e4, 1.0]))  # 70,000 is beyond float16
+    net[1].weight.data.copy_(torch.tensor([1.0, float("nan"), 1.0]))
+    stored = to_store(net, torch.int8, "here")
+    halves = {name for name, tensor in stored.items() if tensor.dtype == torch.float16}
+    assert halves == {"0.bias", "0.weight" + SCALE, "1.bias", "1.running_var"}
+    assert stored["1.num_batches_tracked"].dtype == torch.int64
+    loaded = from_store(stored, "here")
+    assert {name: t.dtype for name, t in loaded.items()} == {name: t.dtype for name, t in net.state_dict().items()}
+    assert torch.allclose(loaded["0.bias"], net[0].bias, rtol=2**-11, atol=2**-25)
+    assert torch.equal(loaded["1.running_var"], net[1].running_var)
+    wider = to_store(net, torch.float16, "here")
+    assert [name for name, tensor in wider.items() if tensor.dtype == torch.float16] == ["0.weight"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +127,7 @@ def test_half_precision_cannot_hold_what_is_too_large():
 def test_scales_that_fit_no_weight_are_refused(change):
     good = {"w": torch.ones(2, 3, dtype=torch.int8), "w" + SCALE: torch.ones(2), "b": torch.ones(2)}
     assert set(from_store(good, "here")) == {"w", "b"}
+    assert set(from_store(good | {"w" + SCALE: torch.ones(2).half()}, "here")) == {"w", "b"}
     damaged = {name: tensor for name, tensor in (good | change).items() if tensor is not None}
     with pytest.raises(StoreError, match=r"here: '.*::scale' fits no int8 weight"):
         from_store(damaged, "here")
@@ -155,6 +184,14 @@ def test_the_streaming_model_answers_as_the_loaded_network(tmp_path, dtype, veri
             assert_answers(model, expected, "TTT")
             model.unload_to("SSS")
         assert all(t.dtype == torch.float32 for part in model._held.values() for t in part.parameters())
+
+
+def test_a_narrow_student_of_int8_takes_a_quarter_of_its_bytes(tmp_path):
+    """Also where norms and scales are many: the shipped student."""
+    folder = find_weights("cifar10-vgg-cifar-seed0")
+    convert(folder, tmp_path / "wide", torch.float32)
+    convert(folder, tmp_path / "narrow", torch.int8, compress=True)
+    assert 4 * bytes_on_the_way(tmp_path / "narrow")["student"] < bytes_on_the_way(tmp_path / "wide")["student"]
 
 
 def test_bytes_shrink(tmp_path):
@@ -216,4 +253,4 @@ def test_the_manifest_names_no_type(tmp_path):
     save_blocks(pair(), tmp_path, dtype=MIXED, **META)
     assert "int8" not in json.dumps({k: v for k, v in read_manifest(tmp_path).items() if k != "shards"})
     tensors = safetensors.torch.load((tmp_path / "student-1.safetensors").read_bytes())
-    assert {t.dtype for t in tensors.values()} == {torch.int8, torch.float32, torch.int64}
+    assert {t.dtype for t in tensors.values()} == {torch.int8, torch.float16, torch.int64}
