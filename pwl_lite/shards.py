@@ -68,8 +68,9 @@ def inflate(buffer: Buffer, length: int, inflated: int, source: str) -> Buffer:
     Raises:
         StoreError: it is damaged, or has more or fewer bytes.
     """
-    whole, at, stream = own_pages(inflated), 0, zlib.decompressobj()
+    at, stream = 0, zlib.decompressobj()
     try:
+        whole = own_pages(inflated)
         with memoryview(buffer) as view:
             rest: Any = view[:length]
             while not stream.eof and (piece := stream.decompress(rest, LARGE)):
@@ -80,7 +81,7 @@ def inflate(buffer: Buffer, length: int, inflated: int, source: str) -> Buffer:
             del rest
         if not stream.eof or at != inflated or stream.unused_data:
             raise ValueError(f"{at:,} bytes, expected {inflated:,}")
-    except (zlib.error, ValueError) as error:
+    except (zlib.error, ValueError, OSError, OverflowError) as error:  # the latter two: no such memory
         raise StoreError(f"{source}: cannot be inflated ({error}); copy it again") from error
     return whole
 

@@ -14,8 +14,8 @@ import hashlib
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -137,6 +137,10 @@ def load_blocks(
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    for entry in manifest["shards"].values():  # before there is memory for a network as large as they claim
+        with _readable(path := folder / entry["file"]):
+            length = path.stat().st_size
+        _check_length(length, entry, str(path))
     net = build_from_manifest(manifest, networks, source=str(folder / MANIFEST))
     contents = []
     for name, part in shard_parts(net).items():
@@ -226,12 +230,8 @@ def read_shard(folder: str | os.PathLike, manifest: dict, name: str, verify: boo
     """The tensors of one shard, checked against the manifest. Raises StoreError naming file and reason."""
     entry = manifest["shards"][name]
     path = Path(folder) / entry["file"]
-    try:
+    with _readable(path):
         buffer, length = read_into_pages(path)
-    except FileNotFoundError:
-        raise StoreError(f"{path}: missing, but listed in the manifest; copy the folder again") from None
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
     check_shard(length, sha256_of(buffer, length) if verify else entry["sha256"], entry, str(path))
     return decode_shard(buffer, entry, str(path))
 
@@ -261,12 +261,26 @@ def decode_shard(buffer: Buffer, entry: dict, source: str) -> dict[str, Tensor]:
 
 def check_shard(length: int, sha256: str, entry: dict, source: str) -> None:
     """Compare length and SHA-256 of a shard with its entry in the manifest. Raises StoreError."""
-    if length != entry["bytes"]:
-        problem = "truncated" if length < entry["bytes"] else "too long"
-        raise StoreError(f"{source}: {problem}: {length} bytes, expected {entry['bytes']}; copy it again")
+    _check_length(length, entry, source)
     if sha256 != entry["sha256"]:
         found, expected = sha256[:12], entry["sha256"][:12]
         raise StoreError(f"{source}: damaged or of another save: SHA-256 {found}..., expected {expected}...; copy it again")
+
+
+def _check_length(length: int, entry: dict, source: str) -> None:
+    if length != entry["bytes"]:
+        problem = "truncated" if length < entry["bytes"] else "too long"
+        raise StoreError(f"{source}: {problem}: {length} bytes, expected {entry['bytes']}; copy it again")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(f"{path}: missing, but listed in the manifest; copy the folder again") from None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def check_fits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:

@@ -161,6 +161,7 @@ def test_what_cannot_be_inflated_is_refused():
         (whole + b"more", 256_000),
         (whole[:50] + b"\xff" * 5 + whole[55:], 256_000),
         (b"", 0),
+        (whole, 10**30),  # more than any memory
         (zlib.compress(bytes(10**8)), 1000),  # a bomb: no more than 1000 bytes and a piece are ever made
     ):
         with pytest.raises(PWLError, match="x: cannot be inflated"):

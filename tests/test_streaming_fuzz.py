@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import time
+import zlib
 from threading import Event as Flag
 
 import pytest
@@ -393,6 +394,64 @@ def test_damaged_shards_whose_manifest_fits(folder, tmp_path, damage, verify):
             wanted = model._shapes.state(name)
             assert all(state[key].shape == t.shape and state[key].dtype == t.dtype for key, t in wanted.items())
     assert min(outcomes.values()) > 5, outcomes
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("damage", ["within", "stream", "length"])
+def test_damaged_compressed_shards_whose_manifest_fits(folder, tmp_path, damage, verify):
+    """Damage before it is compressed, of what is compressed, and a false length of what comes out."""
+    manifest = read_manifest(folder)
+    choose = random.Random(f"{damage} {verify}")
+    outcomes: dict[bool, int] = {True: 0, False: 0}
+    fetcher = Fetcher(Source(tmp_path), None, verify)
+    with opened(folder) as model, _Watch() as watch:
+        for _ in range(300):
+            name = choose.choice(list(manifest["shards"]))
+            data = (folder / f"{name}.safetensors").read_bytes()
+            if damage == "within":
+                data = choose.choice([damage_bytes, damage_header])(data, choose)
+            stream, inflated = zlib.compress(data), len(data)
+            if damage == "stream":
+                stream = choose.choice([damage_bytes(stream, choose), zlib.compress(data, choose.randrange(10))])
+            elif damage == "length":
+                inflated = choose.choice([inflated, inflated - 1, inflated + 1, 0, 1, *(n for n in HUGE if type(n) is int)])
+            (tmp_path / f"{name}.zlib").write_bytes(stream)
+            sha256 = hashlib.sha256(stream).hexdigest()
+            entry = {"file": f"{name}.zlib", "bytes": len(stream), "inflated": inflated, "sha256": sha256}
+
+            def load(name=name, entry=entry):
+                return model._shapes.filled(name, fetcher.shard(entry, model._shapes.largest(name), Flag(), 0.0))
+
+            try:
+                part = watch(load)
+            except PWLError as error:
+                assert name in str(error)
+                outcomes[False] += 1
+                continue
+            outcomes[True] += 1
+            weights = weights_of(data)
+            assert all(same(tensor, weights[key]) for key, tensor in part.state_dict().items())
+    assert min(outcomes.values()) > 5, outcomes
+
+
+def test_what_a_folder_claims_is_compared_with_its_files_first(plain_folder, tmp_path):
+    """A network of a billion numbers, and a manifest that claims shards for it."""
+    shutil.copytree(plain_folder, tmp_path / "net")
+    huge = {"family": "vgg", "layers": ["20000", "20000", "20000"], "num_classes": 3}
+
+    def claim(manifest, **entry):
+        manifest["networks"]["teacher"] = huge
+        manifest["features"]["teacher"] = [[20000, 8, 8]] * 3
+        manifest["shards"]["teacher-1"] |= entry
+
+    edit_manifest(tmp_path / "net", lambda manifest: claim(manifest, bytes=10**12))
+    with _Watch() as watch, pytest.raises(StoreError, match=r"teacher-1\.safetensors: truncated: \d+ bytes, expected 10{12}"):
+        watch(lambda: load_blocks(tmp_path / "net"))
+    small = read_manifest(plain_folder)["shards"]["teacher-1"]["bytes"]
+    edit_manifest(tmp_path / "net", lambda manifest: claim(manifest, bytes=small, inflated=10**12))
+    for load in (load_blocks, lambda folder: opened(folder, patience=0.0).__enter__()):
+        with _Watch() as watch, pytest.raises(StoreError, match=r"shard 'teacher-1' with inflated 10{12}, expected a whole"):
+            watch(lambda: load(tmp_path / "net"))  # noqa: B023
 
 
 @pytest.mark.parametrize("verify", [True, False])
