@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -23,6 +23,7 @@ from .store import check_shard, decode_shard, sha256_of
 
 CHUNK = 1 << 18  # bytes that are read at once: small enough for a live progress bar and to be cancelled at once
 LARGEST_MANIFEST = 1 << 22
+LEFT_BEHIND = 3600.0  # seconds after which nobody writes to a file any more that is half written
 PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds before the tries after the first; the last one repeats
 
 
@@ -226,7 +227,10 @@ class Fetcher:
                 if arrival is not None and arrival.advanced > failed:
                     in_a_row = 0  # a link that breaks often but gets on is not one that is down
                 failed, pause = time.monotonic(), PAUSES[min(in_a_row, len(PAUSES) - 1)]
-                reason = f"{type(error).__name__}: {error}" if not isinstance(error, PWLError) else str(error)
+                reason = str(error)
+                if not isinstance(error, PWLError):  # what a file system says may name neither the kind of error nor the place
+                    where = "" if self.source.address in reason else f"{self.source.address}: "
+                    reason = f"{where}{type(error).__name__}: {reason}"
                 failing_since = max(started, arrival.advanced) if arrival is not None else started
                 if patience is not None and failed - failing_since + pause > patience:
                     raise StreamingError(f"gave up after {tries + 1} tries: {reason}") from error
@@ -252,6 +256,10 @@ class Fetcher:
                 temporary.write_bytes(view[: entry["bytes"]])
         except SaveError as error:  # a full or read-only cache costs a download next time, nothing else
             self.on_error(f"not cached: {error}", 0.0)
+        for left in self.cache.glob(".*.part"):  # by a process that was killed while it wrote
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                    left.unlink()
 
 
 class _Arrival:

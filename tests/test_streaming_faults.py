@@ -538,7 +538,7 @@ def test_another_file_system(folder, expected, tmp_path):
         memory.rm("/bucket/net/teacher-2.safetensors")
         with opened("memory://bucket/net") as model:
             model.load_teacher(patience=0.05)
-            with pytest.raises(StreamingError, match=r"TSS answers: gave up .*FileNotFoundError"):
+            with pytest.raises(StreamingError, match=r"TSS answers: gave up .*: memory://bucket/net: FileNotFoundError"):
                 model.wait("TTT", timeout=20)
             with open(folder / "teacher-2.safetensors", "rb") as data, memory.open("/bucket/net/" + SHARD, "wb") as copy:
                 copy.write(data.read())
@@ -749,6 +749,17 @@ def test_killed_while_caching(server, folder, expected, tmp_path):
         assert_answers(model, expected, "TTT")
     assert asked[: at - 1] and not set(asked[: at - 1]) & set(shards_of(server.requests))
     assert {"teacher-1", "encoder-1"} <= set(shards_of(server.requests))
+
+
+def test_what_killed_processes_left_in_the_cache_goes_in_time(server, expected, tmp_path):
+    (cache := tmp_path / "cache").mkdir()
+    old, new = (cache / f".{name}.safetensors.0.part" for name in "ab")
+    for left, age in ((old, 2 * 3600), (new, 60)):  # somebody may still be writing the second
+        left.write_bytes(b"half")
+        os.utime(left, (time.time() - age,) * 2)
+    with opened(server.url, cache=cache) as model:
+        assert_answers(model, expected, "SSS")
+    assert new.exists() and not old.exists()
 
 
 def test_killed_at_any_moment(folder, expected, tmp_path):
