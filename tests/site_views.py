@@ -18,6 +18,7 @@ import check_pages
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from test_web_demo import assert_first_answer_within_two_seconds, assert_main_thread_stays_free, serve
 
 import pwl_lite as pwl
 
@@ -287,6 +288,20 @@ def test_the_streaming_view_plays_what_was_recorded(browser):
     expect(view.locator("output")).to_contain_text("answers", timeout=20_000)
     play.press("Enter")
     expect(play).to_contain_text("Play")
+
+
+@pytest.mark.parametrize("name", ["book/intro", "book/06_streaming_weights"])
+def test_the_demo_is_as_quick_in_its_page_of_the_book_as_alone(browser, name):
+    """First answer within two seconds of navigation; no task of 50 ms on the main thread: with all that a page has around it."""
+    server = serve(SITE)
+    url = f"http://127.0.0.1:{server.server_port}/{name}.html"
+    assert_first_answer_within_two_seconds(browser, url)
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    assert_main_thread_stays_free(browser, page)
+    page.close()
+    server.shutdown()
 
 
 CONTROLS = """<article>
