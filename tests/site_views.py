@@ -292,7 +292,7 @@ def test_the_streaming_view_plays_what_was_recorded(browser):
 
 @pytest.mark.parametrize("name", ["book/intro", "book/06_streaming_weights"])
 def test_the_demo_is_as_quick_in_its_page_of_the_book_as_alone(browser, name):
-    """First answer within two seconds of navigation; no task of 50 ms on the main thread: with all that a page has around it."""
+    """First answer within two seconds of navigation; no task of 50 ms on the main thread, with all that is around it."""
     server = serve(SITE)
     url = f"http://127.0.0.1:{server.server_port}/{name}.html"
     assert_first_answer_within_two_seconds(browser, url)
