@@ -141,6 +141,10 @@ def speed(args: argparse.Namespace) -> None:
 
     from .speed import GOAL, reproduce_speed
 
+    given = {"--family": args.family != "vgg", "--teacher-seed": args.teacher_seed is not None}
+    given["--no-weights"] = not args.save_weights
+    if flags := [flag for flag, used in given.items() if used]:
+        raise PWLError(f"{', '.join(flags)}: speed trains one network of its own and keeps no weights; leave it out")
     if args.runs < 1:
         raise PWLError(f"--runs {args.runs}: expected at least 1")
     seeds = range(args.seed, args.seed + args.runs)

@@ -118,9 +118,10 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         variance = _mean_over_processes(centred.square().mean((0, 2, 3)))
         with torch.no_grad():
             count = x.numel() / x.shape[1] * processes().count
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
             self.num_batches_tracked += 1
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # None: the plain mean
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 

@@ -19,11 +19,11 @@ BATCH = 500  # images at a time; small enough for the caches of a laptop, large 
 def predict(
     net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None, flips: bool = False
 ) -> Tensor:
-    """Logits (images, classes) of a network in evaluation mode on all images of `split`, in order.
+    """Logits (images, classes) of a network in evaluation mode on all images of `split`, in order, on the split's device.
 
     Args:
         net: a network, or a `SwapNet` together with a `composition`.
-        split: the images.
+        split: the images; those of a batch are copied to the device of the network.
         composition: such as `"TTSS"`, for a `SwapNet`.
         flips: the mean of the logits for an image and for its mirror image (test-time augmentation, at twice the time).
     """
@@ -34,9 +34,10 @@ def predict(
     def logits(images: Tensor) -> Tensor:
         return net(images, *args).float()
 
-    if flips:
-        return torch.cat([(logits(images) + logits(images.flip(-1))) / 2 for images, _ in split.batches(BATCH)])
-    return torch.cat([logits(images) for images, _ in split.batches(BATCH)])
+    def both(images: Tensor) -> Tensor:
+        return (logits(images) + logits(images.flip(-1))) / 2
+
+    return torch.cat([(both if flips else logits)(images).to(labels.device) for images, labels in _batches(net, split)])
 
 
 def accuracy(
@@ -44,6 +45,14 @@ def accuracy(
 ) -> float:
     """Percent of the images of `split` that a network classifies rightly (see `predict`)."""
     return 100 * float((predict(net, split, composition, flips).argmax(1) == split.labels).float().mean())
+
+
+def _batches(net: Callable[[Tensor], Tensor], split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images on the device of the network's weights, where training has left it, and labels where they are."""
+    weight = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+    device = split.images.device if weight is None else weight.device
+    for images, labels in split.batches(BATCH):
+        yield images.to(device), labels
 
 
 def lattice_logits(net: SwapNet, images: Tensor) -> dict[str, Tensor]:
@@ -81,8 +90,8 @@ def evaluate_lattice(net: SwapNet, split: Split) -> pd.DataFrame:
     right: dict[str, int] = defaultdict(int)
     agreed: dict[str, int] = defaultdict(int)
     teacher = "T" * net.num_blocks
-    for images, labels in split.batches(BATCH):
-        answers = {c: logits.argmax(1) for c, logits in lattice_logits(net, images).items()}
+    for images, labels in _batches(net, split):
+        answers = {c: logits.argmax(1).to(labels.device) for c, logits in lattice_logits(net, images).items()}
         for c, answer in answers.items():
             right[c] += int((answer == labels).sum())
             agreed[c] += int((answer == answers[teacher]).sum())
@@ -116,7 +125,7 @@ def recalibrated(net: SwapNet, composition: str, split: Split) -> SwapNet:
                 module.reset_running_stats()
                 module.momentum = None  # the plain mean over all batches
                 module.train()
-    for images, _ in split.batches(BATCH):
+    for images, _ in _batches(net, split):
         net(images, composition)
     return net.eval()
 

@@ -12,12 +12,13 @@ choosing settings. A run is done when its record is there.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .datasets import Dataset, load_dataset
-from .errors import RecordError, TrainingError
+from .errors import RecordError, TrainingError, UnknownNameError
+from .objectives import OBJECTIVES
 from .profiles import Profile, get_profile
 from .records import Record, load_record
 from .reproduce import Runner, run_name
@@ -74,7 +75,7 @@ def read_plan(path: str | os.PathLike) -> Plan:
 
     Raises:
         TrainingError: no such file, no JSON, or a key is missing, unknown or wrong.
-        UnknownNameError: no such profile or family.
+        UnknownNameError: no such profile, family or objective.
     """
     path = Path(path)
     try:
@@ -93,7 +94,10 @@ def read_plan(path: str | os.PathLike) -> Plan:
         _check(entry["objective"], {"name"}, None, f"{source}, objective")
         _check(entry.get("recipe", {}), set(), recipe_fields, f"{source}, recipe")
         _check(entry.get("options", {}), set(), OPTIONS, f"{source}, options")
-        for seed in entry.get("seeds", values.get("seeds", [0])):
+        if entry["objective"]["name"] not in OBJECTIVES:
+            raise UnknownNameError(f"{source}: objective", entry["objective"]["name"], OBJECTIVES)
+        replace(profile.student, **entry.get("recipe", {}))  # which checks the values
+        for seed in _seeds(entry.get("seeds", values.get("seeds", [0])), source):
             recipe, options = entry.get("recipe", {}), entry.get("options", {})
             runs.append(Run(entry["experiment"], seed, entry["objective"], recipe, options))
     return Plan(
@@ -106,7 +110,11 @@ def read_plan(path: str | os.PathLike) -> Plan:
 
 
 def left(plan: Plan, root: str | Path) -> Iterator[Run]:
-    """The runs of a plan that have no record in `root` yet. Raises TrainingError if a record is of other settings."""
+    """The runs of a plan that have no record in `root` yet.
+
+    Raises:
+        TrainingError: a record is of another recipe, of other options, or of other settings than the plan names.
+    """
     for run in plan.runs:
         name = run_name(plan.data_name(), plan.profile, run.seed)
         try:
@@ -114,8 +122,10 @@ def left(plan: Plan, root: str | Path) -> Iterator[Run]:
         except RecordError:
             yield run
             continue
-        options = {key: value for key, value in run.options.items() if key != "save_weights"}  # which changes no number
-        wanted = {**run.objective, **options, **{f"recipe.{key}": value for key, value in run.recipe.items()}}
+        of_machine = {key: record.recipe[key] for key in ("precision", "channels_last")}
+        recipe = asdict(replace(plan.profile.student, seed=run.seed, **{**of_machine, **run.recipe}))
+        options = {key: run.options.get(key) for key in OPTIONS - {"save_weights", "curve"}}  # these two change no number
+        wanted = {**run.objective, **options, **{f"recipe.{key}": value for key, value in recipe.items()}}
         stored = {**record.objective, **{f"recipe.{key}": value for key, value in record.recipe.items()}}
         for key, value in wanted.items():
             if stored.get(key) != value:
@@ -158,6 +168,12 @@ def run_plan(
     return [
         runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.options, **r.recipe) for r in runs
     ]
+
+
+def _seeds(values: Any, source: str) -> list[int]:
+    if not isinstance(values, list) or not all(type(seed) is int and seed >= 0 for seed in values):
+        raise TrainingError(f"{source}: seeds = {values!r}, expected a list of whole numbers such as [0, 1, 2]")
+    return values
 
 
 def _check(values: Any, needed: set[str], allowed: set[str] | None, source: str) -> None:

@@ -1,6 +1,8 @@
 """Runs: trainings of one profile's teacher and students, as records and weights on disk; `pwl reproduce` is three of them."""
 
 import contextlib
+import copy
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -182,8 +184,9 @@ class Runner:
             changes: to the profile's recipe for students.
 
         Raises:
-            TrainingError: the experiment to start from has no checkpoint of this seed.
+            TrainingError: the experiment to start from has no checkpoint of this seed, or none of its last epoch.
         """
+        teacher = copy.deepcopy(teacher)  # an objective may leave it changed, and other runs need the same one
         how = {"start": start, "stitch": stitch, "recalibrate": recalibrate, "training_of": training_of, "curve": curve}
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # of what an objective adds (converters, regressors); the student has a start of its own
@@ -228,7 +231,11 @@ class Runner:
         path = self._checkpoint(experiment, seed)
         if not path.exists():
             raise TrainingError(f"start from experiment {experiment!r}: no checkpoint {path}; train it first")
-        state = torch.load(path, map_location=self.device, weights_only=True)["model"]
+        checkpoint = torch.load(path, map_location=self.device, weights_only=True)
+        done, epochs = len(checkpoint["history"]), json.loads(checkpoint["run"])["recipe"]["epochs"]
+        if done < epochs:
+            raise TrainingError(f"start from experiment {experiment!r}: {done} of {epochs} epochs are done; finish it first")
+        state = checkpoint["model"]
         prefix = "student." if any(key.startswith("student.") for key in state) else ""
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 

@@ -41,7 +41,8 @@ class Recipe:
         momentum: of SGD.
         muon_lr: highest learning rate of Muon, whose steps do not depend on the size of the gradients.
         bias_lr: factor on the learning rate for biases and norms.
-        weight_decay: on weights with two or more dimensions (not on biases and norms).
+        weight_decay: on weights with two or more dimensions (not on biases and norms, nor on Muon's filters: theirs is
+            `MUON_DECAY`).
         schedule: `one_cycle` (linear up for `warmup` of the steps, then linear down to almost 0) or `cosine`.
         warmup: share of the steps of `one_cycle` that go up.
         clip: gradients are scaled down to this length (L2 norm over all parameters) where they are longer; 0 for no limit.
@@ -84,9 +85,16 @@ class Recipe:
         ):
             if getattr(self, name) not in valid:
                 raise UnknownNameError(name, getattr(self, name), map(str, valid))
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise TrainingError(f"recipe: {name} = {getattr(self, name)!r}: expected more than 0")
+        for name, least, most in (
+            *((name, 0, math.inf) for name in ("epochs", "batch_size", "lr", "muon_lr", "bias_lr", "weight_decay", "clip")),
+            *((name, 0, 1) for name in ("momentum", "warmup", "label_smoothing")),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not least <= value <= most:
+                expected = "a number from 0 to 1" if most == 1 else "a number, not below 0"
+                raise TrainingError(f"recipe: {name} = {value!r}: expected {expected}")
+            if name in ("epochs", "batch_size", "lr") and value == 0:
+                raise TrainingError(f"recipe: {name} = {value!r}: expected more than 0")
 
 
 def train(
@@ -125,10 +133,12 @@ def train(
 
     Raises:
         TrainingError: a loss that is not a number; fewer images than one batch; a checkpoint of another run; a limit on the
-            time without a checkpoint; a batch that does not divide by the number of processes.
+            time without a checkpoint; a batch that does not divide by the number of processes; an objective that needs the
+            whole batch in one (`Objective.whole_batch`).
         TrainingPaused: `max_minutes` are used up before the last epoch.
         SaveError: the checkpoint could not be written.
     """
+    world = processes()  # first: it gives each process a GPU of its own
     device = torch.device(device or default_device())
     split = data.train.to(device)
     steps = len(split) // recipe.batch_size
@@ -136,7 +146,10 @@ def train(
         raise TrainingError(
             f"{len(split)} training images: expected at least one batch of {recipe.batch_size}; lower batch_size"
         )
-    world = processes()
+    if world.count > 1 and objective.whole_batch:
+        raise TrainingError(
+            f"{type(objective).__name__} in {world.count} processes: it needs all images of a batch in one; start a single one"
+        )
     if recipe.batch_size % world.count:
         raise TrainingError(f"batch_size = {recipe.batch_size}: expected a multiple of the {world.count} processes")
     if max_minutes is not None and checkpoint is None:
@@ -145,13 +158,15 @@ def train(
     bf16 = recipe.precision == "bf16"
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = objective.model.to(device, memory_format=memory_format)
+    for teacher in objective.teachers:
+        teacher.to(device)
     share_batch_norm(model)
     optimizer = _optimizer(objective, recipe)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     scheduler = _scheduler(optimizer, recipe, steps)
 
     history: list[dict[str, Any]] = []
-    run = _Run(objective, recipe, optimizer, scheduler, history)
+    run = _Run(objective, recipe, data.sha256 if checkpoint else "", optimizer, scheduler, history)
     if resume and checkpoint and Path(checkpoint).exists():
         run.restore(Path(checkpoint), device)
     if world.highest(len(history), device) != len(history):
@@ -198,8 +213,8 @@ def train(
             if checkpoint:
                 run.save(Path(checkpoint))
             now = time.perf_counter()
-            with_one_more = world.highest((now - begin) + (now - started), device)
-            if max_minutes is not None and epoch < recipe.epochs and with_one_more > 60 * max_minutes:
+            over = -1.0 if max_minutes is None else (now - begin) + (now - started) - 60 * max_minutes  # with one more epoch
+            if world.highest(over, device) > 0 and epoch < recipe.epochs:
                 raise TrainingPaused(f"paused after epoch {epoch} of {recipe.epochs}: go on from {checkpoint} with resume")
     model.eval()
     return history
@@ -211,12 +226,14 @@ class _Run:
 
     objective: Objective
     recipe: Recipe
+    data: str
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     history: list[dict[str, Any]]
 
     def fingerprint(self) -> str:
-        return json.dumps({"objective": self.objective.settings(), "recipe": asdict(self.recipe)}, sort_keys=True)
+        parts = {"objective": self.objective.settings(), "recipe": asdict(self.recipe), "data": {"sha256": self.data}}
+        return json.dumps(parts, sort_keys=True)
 
     def save(self, path: Path) -> None:
         state = {

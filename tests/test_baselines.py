@@ -10,6 +10,7 @@ from networks_for_tests import tiny_data, tiny_pair
 from torch.nn.functional import one_hot, softmax
 
 import pwl_lite as pwl
+from pwl_lite.errors import NetworkError, TrainingError
 from pwl_lite.objectives import kd_divergence
 from pwl_lite.objectives.contrastive import contrast
 from pwl_lite.objectives.dkd import decoupled_divergence
@@ -37,7 +38,34 @@ def baseline(name):
     return BASELINES[name](*tiny_pair())
 
 
+def test_wrong_weights_and_networks_are_refused():
+    teacher, student = tiny_pair()
+    for make in (pwl.KD, pwl.DKD, pwl.AttentionTransfer):
+        with pytest.raises(TrainingError, match=r"temperature = 0: expected more than 0"):
+            make(teacher, student, temperature=0)
+    with pytest.raises(TrainingError, match=r"alpha = 1\.5: expected 0 \(labels only\) to 1"):
+        pwl.KD(teacher, student, alpha=1.5)
+    coarse = pwl.build_network({"family": "vgg", "layers": ["4 M", "4 M", "4 M", "4"], "num_classes": 3})
+    fine = pwl.build_network({"family": "vgg", "layers": ["4", "4 M", "4 M", "4"], "num_classes": 3})
+    for make in (pwl.AttentionTransfer, pwl.FitNet, pwl.PCACurriculum, pwl.CurriculumExtraction):
+        with pytest.raises(NetworkError, match=r"after block \d the student's features have the places .*: choose a block"):
+            make(coarse, fine)
+
+
 # ---------------------------------------------------------------- DKD
+
+
+def test_dkd_of_outputs_that_are_certain():
+    """Where a probability is 0 in 32 bits its logarithm still is a number, and so is the gradient."""
+    logits = torch.tensor([[300.0, 0.0, -10.0], [-300.0, 1.0, 2.0]], requires_grad=True)
+    teacher, labels = torch.tensor([[150.0, 1.0, 0.0], [200.0, 1.0, 2.0]]), torch.tensor([0, 0])
+    found = decoupled_divergence(logits, teacher, labels, 1.0)
+    z, v = logits.detach().double(), teacher.double()
+    log_p, log_q = z.log_softmax(1), v.log_softmax(1)
+    two = [torch.stack([x[:, 0], x[:, 1:].logsumexp(1)], 1) for x in (log_p, log_q)]
+    expected = (two[1].exp() * (two[1] - two[0])).sum(1).mean()
+    assert found[0].item() == pytest.approx(expected.item(), rel=1e-5) and expected > 100
+    assert torch.autograd.grad(sum(found), logits)[0].isfinite().all()
 
 
 def test_decoupled_divergence_by_hand():
@@ -178,6 +206,30 @@ def test_crd_remembers_the_last_images_in_a_ring(batch):
     assert objective.terms(*batch)["crd"].item() > 0
     assert memory.labels.tolist() == [2, 0, 1, 2, 0, 1, 0, 1, 0, 1] and int(memory.next) == 6
     assert torch.allclose(memory.student.norm(dim=1), torch.ones(10), atol=1e-5)
+
+
+def test_crd_compares_each_network_with_what_is_remembered_of_the_other(batch):
+    """The term by hand: anchors of the student among vectors of the teacher, and the other way round."""
+    torch.manual_seed(2)
+    objective = pwl.CRD(*tiny_pair(), dim=4, negatives=6, sharpness=0.5)
+    memory, maps = objective.model["memory"], objective.model["maps"]
+    of_student, of_teacher = (torch.nn.functional.normalize(torch.randn(6, 4)) for _ in range(2))
+    memory.add(of_student, of_teacher, torch.tensor([0, 1, 2, 0, 1, 2]))
+    images, targets = batch
+    labels = targets.argmax(1)
+    with torch.no_grad():
+        features = {name: getattr(objective, name).features(images) for name in ("student", "teacher")}
+        s, t = (torch.nn.functional.normalize(maps[name](embedding(features[name]))) for name in ("student", "teacher"))
+        found = objective.feature_term(features["student"], features["teacher"], labels).item()
+    by_hand = 0.0
+    for anchors, positives, remembered in ((s, t, of_teacher), (t, s, of_student)):
+        others = [[i for i in range(6) if i % 3 != label] for label in labels.tolist()]
+        e = [[math.exp(float(a @ remembered[i]) / 0.5) for i in other] for a, other in zip(anchors, others)]
+        noise = math.exp(sum(math.log(sum(row)) for row in e) / len(e))
+        for a, b, row in zip(anchors, positives, e):
+            h = [x / (x + noise) for x in (math.exp(float(a @ b) / 0.5), *row)]
+            by_hand -= (math.log(h[0]) + sum(math.log(1 - x) for x in h[1:])) / len(e)
+    assert found == pytest.approx(by_hand, rel=1e-4)
 
 
 # ---------------------------------------------------------------- all

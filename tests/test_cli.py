@@ -321,3 +321,8 @@ def test_a_reader_who_leaves_early_is_no_error():
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_speed_says_what_it_has_no_use_for(pwl):
+    code, _, err = pwl("reproduce speed --family resnet --no-weights")
+    assert code == 2 and "--family, --no-weights: speed trains one network of its own and keeps no weights; leave it out" in err

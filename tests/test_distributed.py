@@ -14,6 +14,7 @@ import pwl_lite as pwl
 from pwl_lite import distributed, training
 from pwl_lite.distributed import Processes, processes
 from pwl_lite.errors import TrainingError
+from pwl_lite.objectives import build_objective
 
 SCRIPT = str(Path(__file__).with_name("train_in_processes.py"))
 LAUNCH = ["-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
@@ -86,6 +87,25 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
     monkeypatch.setattr(training, "processes", lambda: Processes(0, 3))
     with pytest.raises(TrainingError, match="batch_size = 16: expected a multiple of the 3 processes"):
         pwl.train(pwl.Supervised(tiny_pair()[1]), tiny_data(), pwl.Recipe(epochs=1, batch_size=16))
+
+
+@pytest.mark.parametrize("name", ["relational", "crd", "extraction", "pca"])
+def test_what_needs_the_whole_batch_is_refused(monkeypatch, name):
+    monkeypatch.setattr(training, "processes", lambda: Processes(0, 2))
+    objective = build_objective(name, *tiny_pair())
+    with pytest.raises(TrainingError, match=r"in 2 processes: it needs all images of a batch in one; start a single one"):
+        pwl.train(objective, tiny_data(), pwl.Recipe(epochs=1, batch_size=16))
+
+
+def test_shared_norms_can_take_the_plain_mean_of_all_batches(monkeypatch):
+    monkeypatch.setattr(distributed, "_mean_over_processes", lambda values: values)
+    plain = torch.nn.BatchNorm2d(3, momentum=None)
+    shared = distributed._SharedBatchNorm2d.of(torch.nn.BatchNorm2d(3, momentum=None))
+    for _ in range(3):
+        images = torch.randn(4, 3, 5, 5)
+        torch.testing.assert_close(shared(images), plain(images), rtol=1e-4, atol=1e-5)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(shared.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_without_accelerate_the_way_out_is_named(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from networks_for_tests import STUDENT, TEACHER, tiny_data, tiny_net
 
 import pwl_lite as pwl
-from pwl_lite.evaluation import composition_costs, lattice_logits
+from pwl_lite.evaluation import composition_costs, lattice_logits, recalibrated
 from pwl_lite.precision import round_weights
 from pwl_lite.profiles import Profile
 from pwl_lite.reproduce import Runner, reproduce
@@ -164,3 +164,37 @@ def test_profiles_set_their_seed():
     profile = pwl.get_profile("quick").with_seed(7)
     assert profile.teacher.seed == profile.student.seed == 7
     assert replace(profile.teacher, seed=0) == pwl.get_profile("quick").teacher
+
+
+def test_images_go_to_the_device_of_the_network():
+    """To a device that has no memory, the only other one everywhere; what comes back is compared where the labels are."""
+
+    class Elsewhere(torch.nn.Linear):
+        def forward(self, images):
+            seen.append(images.device.type)
+            return torch.zeros(len(images), 3)
+
+    seen: list[str] = []
+    split = tiny_data().test
+    net = Elsewhere(1, 1, device="meta")
+    assert pwl.accuracy(net, split) == 100 * float((split.labels == 0).float().mean())
+    pwl.accuracy(lambda images: torch.zeros(len(images), 3) if not seen.append(images.device.type) else None, split)
+    assert seen == ["meta", "cpu"]
+
+
+def test_a_recalibrated_norm_holds_the_statistics_of_what_it_sees_in_that_composition():
+    net, split = tiny_net(), tiny_data().test
+    fitted = recalibrated(net, "TSTT", split)
+    assert pwl.state_hash(fitted.teacher) == pwl.state_hash(net.teacher)
+    norms = [[m for m in part.student.blocks.modules() if isinstance(m, torch.nn.BatchNorm2d)] for part in (net, fitted)]
+    in_second = [m for m in fitted.student.blocks[1].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for old, new in zip(*norms, strict=True):
+        assert torch.equal(old.running_mean, new.running_mean) == (new not in in_second)
+    inputs = []
+    hook = in_second[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    images = split.normalise(split.images)
+    with torch.no_grad():
+        fitted(images, "TSTT")
+    hook.remove()
+    torch.testing.assert_close(in_second[0].running_mean, inputs[0].mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(in_second[0].running_var, inputs[0].var((0, 2, 3)), rtol=1e-3, atol=1e-5)

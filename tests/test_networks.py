@@ -207,3 +207,17 @@ def test_an_unmodified_torchvision_network_is_swappable(build, wrap):
     assert torch.equal(net(images, "TTTT"), original(images))
     assert sum(p.numel() for p in original.parameters()) == pwl.num_params(teacher)
     assert net(images, "TSST").shape == (2, 1000)
+
+
+def test_descriptions_that_would_lose_a_part_are_refused():
+    with pytest.raises(NetworkError, match=r"VGG block '64 M M': expected convolutions .* with or without one 'M' behind each"):
+        pwl.build_network({"family": "vgg", "layers": ["64 M M", "64"]})
+    with pytest.raises(NetworkError, match=r"dropout = 2: expected a share from 0 to below 1"):
+        pwl.build_network({"family": "vit", "width": 8, "depths": [1, 1], "heads": 2, "dropout": 2})
+
+
+def test_only_a_stem_is_whitened_no_patches_of_a_transformer():
+    net = pwl.build_network({"family": "vit", "width": 24, "depths": [1, 1], "heads": 2, "patch": 2})
+    before = pwl.state_hash(net)
+    pwl.whiten_stem(net, torch.randn(8, 3, 32, 32))
+    assert pwl.state_hash(net) == before and net.embed.patches.weight.requires_grad

@@ -75,6 +75,48 @@ def test_a_record_of_other_settings_is_not_taken_for_done(tmp_path):
         run_plan(other, tmp_path, tiny_data(), progress=False)
 
 
+def test_a_record_of_another_recipe_or_option_is_not_taken_for_done(tmp_path):
+    run_plan(Plan(PROFILE, "tiny", 0, RUNS[:1]), tmp_path, tiny_data(), progress=False)
+    longer = replace(PROFILE, student=replace(RECIPE, epochs=3))
+    with pytest.raises(TrainingError, match=r"kd/tiny-vgg-tiny-seed0: recipe.epochs is 1, the plan says 3"):
+        list(left(Plan(longer, "tiny", 0, RUNS[:1]), tmp_path))
+    stitched = Run("kd", 0, {"name": "kd"}, options={"stitch": True})
+    with pytest.raises(TrainingError, match=r"stitch is None, the plan says True"):
+        list(left(Plan(PROFILE, "tiny", 0, (stitched,)), tmp_path))
+
+
+def test_a_drifting_teacher_drifts_in_its_own_run_only_and_can_be_resumed(tmp_path):
+    drifting = Run("drifting", 0, {"name": "progressive", "drifting_teacher": True}, {"epochs": 2})
+    plan = Plan(PROFILE, "tiny", 0, (drifting, RUNS[0]))
+    data = tiny_data()
+    with pytest.raises(TrainingPaused):
+        while True:
+            run_plan(plan, tmp_path / "parts", data, max_minutes=0, progress=False)
+            if (tmp_path / "parts" / "results" / "kd").exists():
+                break
+    for _ in range(5):
+        try:
+            run_plan(plan, tmp_path / "parts", data, max_minutes=0, progress=False)
+        except TrainingPaused:
+            continue
+    drifted, kd = run_plan(plan, tmp_path / "whole", data, progress=False)
+    (alone,) = run_plan(Plan(PROFILE, "tiny", 0, RUNS[:1]), tmp_path / "alone", data, progress=False)
+    assert kd.lattice == alone.lattice and kd.objective == alone.objective
+    assert drifted.objective["teacher"] == kd.objective["teacher"]  # what it was when it began
+    in_parts = pwl.load_record("drifting", drifted.run, tmp_path / "parts" / "results")
+    assert in_parts.lattice == drifted.lattice and in_parts.objective == drifted.objective
+
+
+def test_nothing_starts_from_half_a_training(tmp_path):
+    first, second = Run("first", 0, {"name": "kd"}, {"epochs": 2}), Run("second", 0, {"name": "kd"}, options={"start": "first"})
+    teacher = Run("other", 0, {"name": "kd"})
+    run_plan(Plan(PROFILE, "tiny", 0, (teacher,)), tmp_path, tiny_data(), progress=False)
+    with pytest.raises(TrainingPaused):
+        run_plan(Plan(PROFILE, "tiny", 0, (first,)), tmp_path, tiny_data(), max_minutes=0, progress=False)
+    with pytest.raises(TrainingError, match=r"start from experiment 'first': 1 of 2 epochs are done; finish it first"):
+        run_plan(Plan(PROFILE, "tiny", 0, (second,)), tmp_path, tiny_data(), progress=False)
+
+
 def test_settings_are_chosen_on_held_out_training_images(tmp_path):
     data = tiny_data()
     plan = Plan(PROFILE, "tiny", 0, (Run("tries", 0, {"name": "kd"}),), hold_out=30)
@@ -115,6 +157,9 @@ def test_a_plan_is_read_from_a_file(tmp_path):
         ({"runs": [{"experiment": "kd", "objective": {}}]}, "run 1, objective: missing name"),
         ({"runs": [{"experiment": "kd", "objective": {"name": "kd"}, "recipe": {"epoch": 2}}]}, "recipe: unknown epoch"),
         ({"runs": ["kd"]}, "run 1: a str, expected an object"),
+        ({"seeds": 3}, r"run 1: seeds = 3, expected a list of whole numbers"),
+        ({"seeds": ["0"]}, r"run 1: seeds = \['0'\], expected a list of whole numbers"),
+        ({"runs": [{"experiment": "x", "objective": {"name": "kd"}, "recipe": {"epochs": "2"}}]}, "epochs = '2': expected a"),
     ],
 )
 def test_a_wrong_plan_is_named(tmp_path, changes, message):
@@ -130,6 +175,8 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path):
         read_plan(tmp_path / "half.json")
     with pytest.raises(UnknownNameError, match="profile 'large'"):
         read_plan(write(tmp_path, profile="large"))
+    with pytest.raises(UnknownNameError, match="run 1: objective 'magic': expected one of supervised, kd"):
+        read_plan(write(tmp_path, runs=[{"experiment": "x", "objective": {"name": "magic"}}]))
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "supervised"])
@@ -173,9 +220,9 @@ def test_the_options_of_a_run(tmp_path):
 
 
 def test_a_curve_holds_the_accuracy_after_each_epoch_and_changes_nothing_else(tmp_path):
-    data, progressive = tiny_data(), {"name": "progressive", "draws": 1}
-    recipe = {"epochs": 4, "lr": 0.01, "optimizer": "adamw"}  # long enough to learn something, whatever the rounding
-    runs = (Run("plain", 0, progressive, recipe), Run("curve", 0, progressive, recipe, {"curve": True}))
+    data, kd = tiny_data(), {"name": "kd"}
+    recipe = {"epochs": 8, "lr": 0.1}  # long enough to learn something, whatever the rounding
+    runs = (Run("plain", 0, kd, recipe), Run("curve", 0, kd, recipe, {"curve": True}))
     plain, curve = run_plan(Plan(PROFILE, "tiny", 0, runs), tmp_path, data, progress=False)
     assert curve.lattice == plain.lattice
     assert [epoch["loss"] for epoch in curve.history] == [epoch["loss"] for epoch in plain.history]

@@ -177,6 +177,33 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         pwl_run(tmp_path, "a", recipe=replace(RECIPE, epochs=1, lr=0.01), resume=True)
 
 
+def test_other_images_under_the_same_recipe_are_another_run(tmp_path):
+    checkpoint, recipe = tmp_path / "a.pt", replace(RECIPE, epochs=1)
+    pwl.train(pwl.Supervised(tiny_pair()[1]), tiny_data(), recipe, checkpoint=checkpoint, progress=False)
+    changed = tiny_data()
+    changed.train.images[0, 0, 0, 0] += 1
+    with pytest.raises(TrainingError, match=r"is of another run \(data.sha256: "):
+        pwl.train(pwl.Supervised(tiny_pair()[1]), changed, recipe, checkpoint=checkpoint, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"epochs = 0: expected more than 0"),
+        ({"epochs": "2"}, r"epochs = '2': expected a number, not below 0"),
+        ({"lr": float("nan")}, r"lr = nan: expected a number, not below 0"),
+        ({"clip": -1.0}, r"clip = -1.0: expected a number, not below 0"),
+        ({"weight_decay": -1e-4}, r"weight_decay = -0.0001: expected a number, not below 0"),
+        ({"label_smoothing": 1.5}, r"label_smoothing = 1.5: expected a number from 0 to 1"),
+        ({"warmup": None}, r"warmup = None: expected a number from 0 to 1"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(TrainingError, match=message):
+        replace(RECIPE, **changes)
+
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
 def test_a_damaged_checkpoint_is_named(tmp_path, content):
     _, checkpoint = pwl_run(tmp_path, "a", recipe=replace(RECIPE, epochs=1))

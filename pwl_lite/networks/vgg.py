@@ -42,9 +42,9 @@ class VGGConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))  # lists come from JSON
         for block in self.layers:
-            if not re.fullmatch(r"\d+s?( (\d+s?|M))*", block):
+            if not re.fullmatch(r"\d+s?( M)?( \d+s?( M)?)*", block):
                 raise NetworkError(
-                    f"VGG block {block!r}: expected a convolution such as '64' or '64s', then more of them or 'M', "
+                    f"VGG block {block!r}: expected convolutions such as '64' or '64s', with or without one 'M' behind each, "
                     "separated by single spaces"
                 )
 
@@ -116,7 +116,8 @@ def whiten_stem(net: BlockNet, images: Tensor, eps: float = 5e-4) -> None:
     Raises:
         NetworkError: the stem has not twice as many channels as a patch has values.
     """
-    conv = next((m for m in net.embed.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (2, 2)), None)
+    convolutions = (m for m in net.embed.modules() if isinstance(m, nn.Conv2d))
+    conv = next((m for m in convolutions if m.kernel_size == (2, 2) and m.stride == (1, 1)), None)  # no transformer's patches
     if conv is None:
         return
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)

@@ -47,6 +47,8 @@ class ViTConfig:
             raise UnknownNameError("pool", self.pool, ["mean", "class"])
         if self.width % self.heads:
             raise NetworkError(f"ViT of width {self.width} with {self.heads} heads: expected heads that divide the width")
+        if not 0 <= self.dropout < 1:
+            raise NetworkError(f"ViT with dropout = {self.dropout!r}: expected a share from 0 to below 1")
         if self.image_size % self.patch:
             raise NetworkError(f"images of {self.image_size} pixels in patches of {self.patch}: expected a whole number")
 

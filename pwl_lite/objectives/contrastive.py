@@ -29,6 +29,7 @@ class CRD(FeatureDistillation):
     """
 
     name = "crd"
+    whole_batch = True  # what it remembers is of the images of one process
 
     def __init__(
         self,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..blocknet import BlockNet, channels_of, feature_shapes, places_of, state_hash
-from ..errors import NetworkError, TrainingError, UnknownNameError
-from .features import FeatureDistillation
+from ..blocknet import BlockNet, state_hash
+from ..errors import TrainingError, UnknownNameError
+from .features import FeatureDistillation, matched_channels
 from .kd import KD
 from .objective import Objective
 from .projections import ROW_LOSSES, Hint, check_projection
@@ -60,6 +60,10 @@ class ProgressiveCheckpoints(Curriculum):
         self.stages = [KD(checkpoint, student, alpha, temperature) for checkpoint in checkpoints]
         self.model = student
 
+    @property
+    def teachers(self) -> list[nn.Module]:
+        return [stage.teacher for stage in self.stages]
+
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         stage = min(stage_at(self.progress, self.shares), len(self.stages) - 1)  # the sum of the shares may be 0.999...
         return self.stages[stage].terms(images, targets)
@@ -99,6 +103,8 @@ class CurriculumExtraction(Curriculum):
         UnknownNameError: no such projection or loss.
     """
 
+    whole_batch = True  # a stage takes scale and components from its first batch
+
     def __init__(
         self,
         teacher: BlockNet,
@@ -132,7 +138,7 @@ class CurriculumExtraction(Curriculum):
         self.teacher, self.student = teacher, student
         self.options = {"projection": projection, "dim": dim, "readout": readout, "seed": seed}
         generator = torch.Generator().manual_seed(seed)
-        channels = [_matched_channels(student, teacher, block) for block in self.blocks]
+        channels = [matched_channels(student, teacher, block) for block in self.blocks]
         hints = [Hint(s, t, projection, dim, readout, generator) for s, t in channels]
         device = next(student.parameters()).device
         self.model = nn.ModuleDict({"student": student, "hints": nn.ModuleList(hints).to(device)})
@@ -178,6 +184,7 @@ class PCACurriculum(Curriculum, FeatureDistillation):
     """
 
     name = "pca"
+    whole_batch = True  # the components are those of its first batch
 
     def __init__(
         self,
@@ -192,7 +199,7 @@ class PCACurriculum(Curriculum, FeatureDistillation):
     ):
         super().__init__(teacher, student, weight, **options)
         self.block = student.num_blocks if block is None else block
-        s, t = _matched_channels(student, teacher, self.block)
+        s, t = matched_channels(student, teacher, self.block)
         self.dim = min(s, t) if dim is None else dim
         check_projection("pca", t, self.dim)
         if not 1 <= steps <= self.dim:
@@ -237,16 +244,3 @@ def check_shares(shares: Sequence[float]) -> None:
     """Raises TrainingError unless all are positive and together at most 1."""
     if any(not share > 0 for share in shares) or sum(shares) > 1 + 1e-6:
         raise TrainingError(f"shares = {list(shares)}: expected positive numbers, together at most 1")
-
-
-def _matched_channels(student: BlockNet, teacher: BlockNet, block: int) -> tuple[int, int]:
-    """Channels after block 1 .. N of both networks."""
-    if not 1 <= block <= student.num_blocks:
-        raise NetworkError(f"block {block}: expected a number from 1 to {student.num_blocks}")
-    s, t = (feature_shapes(net)[block - 1] for net in (student, teacher))
-    if places_of(s) != places_of(t):
-        raise NetworkError(
-            f"after block {block} the student's features have the places {places_of(s)}, the teacher's {places_of(t)}: "
-            "choose a block after which they agree"
-        )
-    return channels_of(s), channels_of(t)

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, cross_entropy, kl_div, log_softmax, one_hot, softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot
 
 from ..blocknet import state_hash
+from .kd import check_temperature
 from .objective import Objective
 
 
@@ -25,6 +26,9 @@ class DKD(Objective):
         beta: weight of the non-target part.
         temperature: T of the softmax; both parts are multiplied by T^2.
         warmup: share of the training over which the distillation's weight rises linearly to 1.
+
+    Raises:
+        TrainingError: the temperature is not above 0.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class DKD(Objective):
         temperature: float = 4.0,
         warmup: float = 1 / 12,
     ):
+        check_temperature(temperature)
         self.teacher = teacher.requires_grad_(False).eval()
         self.model = student
         self.alpha = alpha
@@ -80,12 +85,18 @@ def decoupled_divergence(logits: Tensor, teacher_logits: Tensor, labels: Tensor,
         labels: the right classes, (batch,).
         temperature: T > 0.
     """
-    logits, teacher_logits = logits.float() / temperature, teacher_logits.float() / temperature
-    p = softmax(logits, 1).gather(1, labels[:, None])
-    q = softmax(teacher_logits, 1).gather(1, labels[:, None])
-    # KL = cross entropy of the two-way outcome minus the teacher's own entropy
-    binary = binary_cross_entropy(p, q, reduction="sum") - binary_cross_entropy(q, q, reduction="sum")
     is_target = one_hot(labels, logits.shape[1]).bool()
-    others = [x[~is_target].view(len(x), -1) for x in (logits, teacher_logits)]
-    rest = kl_div(*(log_softmax(x, 1) for x in others), reduction="batchmean", log_target=True)
-    return temperature**2 * binary / len(logits), temperature**2 * rest
+
+    def right_or_not(x: Tensor) -> Tensor:
+        """Log-probabilities of the right class, and of all others together: (batch, 2)."""
+        x = log_softmax(x, 1)
+        return torch.stack([x[is_target], x.masked_fill(is_target, -torch.inf).logsumexp(1)], 1)
+
+    def among_others(x: Tensor) -> Tensor:
+        return log_softmax(x[~is_target].view(len(x), -1), 1)
+
+    both = logits.float() / temperature, teacher_logits.float() / temperature
+    target, rest = (
+        kl_div(*map(part, both), reduction="batchmean", log_target=True) for part in (right_or_not, among_others)
+    )
+    return temperature**2 * target, temperature**2 * rest

@@ -70,15 +70,8 @@ class FitNet(FeatureDistillation):
     def __init__(self, teacher: BlockNet, student: BlockNet, weight: float = 100.0, block: int | None = None, **options: Any):
         super().__init__(teacher, student, weight, **options)
         self.block = student.num_blocks // 2 if block is None else block
-        if not 1 <= self.block <= student.num_blocks:
-            raise NetworkError(f"block {self.block}: expected a number from 1 to {student.num_blocks}")
-        s, t = (feature_shapes(net)[self.block - 1] for net in (student, teacher))
-        if places_of(s) != places_of(t):
-            raise NetworkError(
-                f"after block {self.block} the student's features have the places {places_of(s)}, the teacher's "
-                f"{places_of(t)}: choose a block after which they agree"
-            )
-        regressor = Converter(channels_of(s), channels_of(t), tokens=len(s) == 2).decoder
+        s, t = matched_channels(student, teacher, self.block)
+        regressor = Converter(s, t, tokens=len(feature_shapes(student)[self.block - 1]) == 2).decoder
         regressor.to(next(student.parameters()).device)
         self.model = nn.ModuleDict({"student": student, "regressor": regressor})
 
@@ -95,12 +88,20 @@ class AttentionTransfer(FeatureDistillation):
 
     Source: Zagoruyko, Komodakis, *Paying More Attention to Attention*, arXiv 1612.03928 (activation-based, squares); the
     weight is that of its code.
+
+    Args:
+        teacher, student, weight, alpha, temperature: as in `FeatureDistillation`.
+
+    Raises:
+        NetworkError: the outputs of a block differ in height or width.
     """
 
     name = "attention"
 
     def __init__(self, teacher: BlockNet, student: BlockNet, weight: float = 1000.0, **options: Any):
         super().__init__(teacher, student, weight, **options)
+        for block in range(1, student.num_blocks + 1):
+            matched_channels(student, teacher, block)
 
     def feature_term(self, student: list[Tensor], teacher: list[Tensor], labels: Tensor) -> Tensor:
         pairs = zip(student, teacher, strict=True)
@@ -122,6 +123,7 @@ class RelationalKD(FeatureDistillation):
     """
 
     name = "relational"
+    whole_batch = True
 
     def __init__(
         self,
@@ -144,6 +146,23 @@ class RelationalKD(FeatureDistillation):
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "distance": self.distance, "angle": self.angle}
+
+
+def matched_channels(student: BlockNet, teacher: BlockNet, block: int) -> tuple[int, int]:
+    """Channels after block 1 .. N of both networks.
+
+    Raises:
+        NetworkError: there is no such block, or the features differ in height or width (or number of tokens).
+    """
+    if not 1 <= block <= student.num_blocks:
+        raise NetworkError(f"block {block}: expected a number from 1 to {student.num_blocks}")
+    s, t = (feature_shapes(net)[block - 1] for net in (student, teacher))
+    if places_of(s) != places_of(t):
+        raise NetworkError(
+            f"after block {block} the student's features have the places {places_of(s)}, the teacher's {places_of(t)}: "
+            "choose a block after which they agree"
+        )
+    return channels_of(s), channels_of(t)
 
 
 def attention_map(features: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from ..blocknet import state_hash
+from ..errors import TrainingError
 from .objective import Objective
 
 
@@ -25,6 +26,12 @@ def kd_divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) ->
     return temperature**2 * kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
+def check_temperature(temperature: float) -> None:
+    """Raises TrainingError unless it is above 0."""
+    if not temperature > 0:
+        raise TrainingError(f"temperature = {temperature!r}: expected more than 0; 1 leaves the outputs as they are")
+
+
 class KD(Objective):
     """Hinton's distillation: (1 - alpha) cross entropy + alpha T^2 KL to the teacher.
 
@@ -35,9 +42,15 @@ class KD(Objective):
         student: the network to train.
         alpha: weight of the teacher's word against the labels', 0 to 1.
         temperature: T of the softmax.
+
+    Raises:
+        TrainingError: `alpha` or `temperature` are out of range.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, alpha: float = 0.6, temperature: float = 2.0):
+        if not 0 <= alpha <= 1:
+            raise TrainingError(f"alpha = {alpha!r}: expected 0 (labels only) to 1 (the teacher's word only)")
+        check_temperature(temperature)
         self.teacher = teacher.requires_grad_(False).eval()
         self.model = student
         self.alpha = alpha

@@ -12,10 +12,13 @@ class Objective(ABC):
     Attributes:
         model: everything that changes while training; a checkpoint holds its state.
         progress: share of the training that is done at the start of the epoch, from 0 to below 1.
+        whole_batch: the terms compare images with each other, or take statistics from a batch: several processes, each with a
+            share of the batch, would train by other losses than one does.
     """
 
     model: nn.Module
     progress: float = 0.0
+    whole_batch: bool = False
 
     @abstractmethod
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -25,6 +28,12 @@ class Objective(ABC):
             images: normalised, (batch, 3, height, width).
             targets: class probabilities, (batch, classes); one-hot unless the recipe smooths labels.
         """
+
+    @property
+    def teachers(self) -> list[nn.Module]:
+        """Frozen networks beside `model`; `train` takes them to its device."""
+        teacher = getattr(self, "teacher", None)
+        return [] if teacher is None else [teacher]
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

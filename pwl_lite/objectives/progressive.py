@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..blocknet import state_hash
 from ..errors import TrainingError, UnknownNameError
 from ..swapnet import SwapNet
 from .kd import KD, kd_divergence
@@ -100,6 +101,7 @@ class ProgressiveDistillation(Objective):
             raise UnknownNameError("sample", sample, SAMPLERS)
         self.sample = SAMPLERS[sample]() if isinstance(sample, str) else sample
         self.drifting_teacher = drifting_teacher
+        self._teacher = state_hash(net.teacher) if drifting_teacher else None  # what it was; later it is another
         self.step_progress = 0.0  # unlike `progress` it moves within an epoch
 
     def start_epoch(self, progress: float) -> None:
@@ -173,8 +175,10 @@ class ProgressiveDistillation(Objective):
         return [{"params": student, "lr_scale": 1.0}, {"params": converters, "lr_scale": self.converter_lr}]
 
     def settings(self) -> dict[str, Any]:
+        kd = self.kd.settings()
         return {
-            **self.kd.settings(),
+            **kd,
+            "teacher": self._teacher or kd["teacher"],
             "name": "progressive",
             "sync": self.sync,
             "reconstruction": self.reconstruction,
