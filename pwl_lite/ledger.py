@@ -1,4 +1,4 @@
-"""The reproduction ledger: every published number that this book is about, beside ours."""
+"""The reproduction ledger: every published number that this book is about, as far as it could be found, beside ours."""
 
 import inspect
 import json
@@ -17,14 +17,16 @@ from .errors import RecordError
 from .language_training import SequenceSettings
 from .networks import FAMILIES, build_pair
 from .objectives import KD, ProgressiveDistillation
+from .objectives.sampling import CUT_SHARE
 from .parity_training import StreamSettings
 from .profiles import PROFILES, get_profile
 from .records import Record, data_folder, load_records
 
 
 def published() -> pd.DataFrame:
-    """What the papers report: one row per number, with columns `paper`, `table`, `network`, `dataset`, `quantity`, `value`,
-    `unit` and `remark` (contradictions within a source, and what ours does otherwise)."""
+    """What the papers and their authors' code say: one row per number, with columns `paper`, `table`, `network`, `dataset`,
+    `quantity`, `value`, `unit` and `remark` (contradictions within a source, what is worked out from it, what ours does
+    otherwise)."""
     return pd.read_csv(data_folder() / "published.csv", keep_default_na=False)
 
 
@@ -33,13 +35,14 @@ def ledger() -> pd.DataFrame:
 
     Returns:
         `ours` (mean over seeds; NaN where nothing was run), `n` (how many runs; 0 for what follows from the code), `gap`
-        (ours minus theirs) and `reason` (why there is a gap, or why nothing was run).
+        (ours minus theirs, unless both count something out of different totals) and `reason` (why there is a gap, or why
+        nothing was run).
     """
     table = published()
     found = [_ours(row) for row in table.itertuples()]
     table["ours"] = [f[0] for f in found]
     table["n"] = pd.array([f[1] for f in found], dtype="Int64")
-    table["gap"] = table.ours - table.value
+    table["gap"] = (table.ours - table.value).mask(table.unit.str.startswith("of"))  # counts of different totals
     table["reason"] = ["; ".join(filter(None, (f[2], row.remark))) for f, row in zip(found, table.itertuples(), strict=True)]
     return table.drop(columns="remark")
 
@@ -105,12 +108,27 @@ def _setting(row: Any) -> Found:
     """The same setting in the `paper` profile, which follows the authors."""
     profile = get_profile("paper", "vgg" if row.network == "all" else row.network)
     values = {**_defaults(KD), **_defaults(ProgressiveDistillation), **profile.progressive, **asdict(profile.student)}
+    values["weight of the labels"] = 1 - values["alpha"]
+    values["share of the compositions that are one cut"] = CUT_SHARE
     value = values.get(row.quantity, float("nan"))
     return value, 0, "setting of the `paper` profile" if row.quantity in values else ""
 
 
 def _blocks(row: Any) -> Found:
     return build_pair(row.network, profile="paper")[0].num_blocks, 0, ""
+
+
+def _shape(row: Any) -> Found:
+    """Width and layers of a stage: of a VGG between two poolings, of a ResNet at one resolution, of a transformer all."""
+    config = get_profile("paper", row.network).pair["student" in row.quantity]
+    if row.network == "vgg":
+        stages = [(int(words[0]), len(words)) for words in map(str.split, " ".join(config["layers"]).split("M")) if words]
+    elif row.network == "resnet":
+        stages = list(zip(config["widths"], config["depths"], strict=True))
+    else:
+        stages = [(config["width"], sum(config["depths"]))]
+    width, layers = stages[int(row.quantity.rpartition(" ")[2]) - 1]
+    return width if row.quantity.startswith("width") else layers, 0, "networks of the `paper` profile"
 
 
 _PWL: dict[str, Callable[[Any], Found]] = {
@@ -120,6 +138,7 @@ _PWL: dict[str, Callable[[Any], Found]] = {
     "size": _size,
     "setting": _setting,
     "blocks": _blocks,
+    "shape": _shape,
 }
 
 
@@ -137,7 +156,10 @@ def _million(samples: list[float | None]) -> float:
 def _found(row: Any, settings: dict[str, float], measured: dict[str, float], n: int, scale: str) -> Found:
     """The value of one row, and what it is."""
     if row.quantity in settings:
-        return settings[row.quantity], 0, "ours is smaller, to run in minutes on a CPU"
+        smaller = "ours is smaller, to run in minutes on a CPU"
+        reasons = {-1: smaller, 0: "", 1: "ours is larger, where it learns as well and runs faster"}
+        ours = settings[row.quantity]
+        return ours, 0, reasons[(ours > row.value) - (ours < row.value)]
     value = measured.get(row.quantity, math.nan)
     if math.isinf(value):
         return math.nan, n, f"{scale}: half of the seeds or more not within the budget"

@@ -24,7 +24,8 @@ def test_every_published_number_has_a_row_with_ours_or_a_reason(book):
 
 
 @pytest.mark.parametrize(
-    ("paper", "count"), [("Progressive Weight Loading", 6 * 11 + 4 + 3 + 12 + 2 + 14), ("Distillation baselines", 4 * 6 + 6)]
+    ("paper", "count"),
+    [("Progressive Weight Loading", 6 * 11 + 4 + 3 + 12 + 2 + 16 + 30), ("Distillation baselines", 4 * 6 + 7)],
 )
 def test_the_published_tables_are_complete(paper, count):
     assert published().paper.str.startswith(paper).sum() == count
@@ -35,6 +36,18 @@ def test_some_published_numbers():
     assert numbers["accuracy", "vit", "cifar10", "STTS"] == 78.2
     assert numbers["accuracy", "resnet", "cifar100", "STTT"] == 74.5
     assert numbers["accuracy", "ResNet56 -> ResNet20", "cifar100", "dkd"] == 71.97
+
+
+def test_the_networks_of_the_paper_profile_have_the_published_shape(book):
+    shapes = book[book.table == "shape"]
+    assert len(shapes) == 5 * 3 + 4 * 3 + 3 and (shapes.gap == 0).all()
+    settings = book[(book.paper.str.startswith("Progressive Weight")) & (book.table == "setting") & book.ours.notna()]
+    assert len(settings) == 13 and (settings.gap.abs() < 1e-9).all()
+
+
+def test_counts_of_different_totals_have_no_gap(book):
+    row = book[book.quantity.str.startswith("table columns in which")].iloc[0]
+    assert row.unit == "of 6" and row.n < 6 and row.gap != row.gap
 
 
 def test_ours_is_the_mean_over_the_records(book):

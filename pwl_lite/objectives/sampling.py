@@ -8,13 +8,15 @@ from torch import Tensor
 from ..distributed import processes
 from ..swapnet import all_compositions
 
+CUT_SHARE = 0.5  # of the draws of `random_composition`
+
 
 def random_composition(num_blocks: int) -> str:
     """The authors' draw.
 
     Half of the time the first or the last blocks, up to a random cut, are the teacher's; else each block is by a fair coin.
     """
-    if torch.rand(()) < 0.5:
+    if torch.rand(()) < CUT_SHARE:
         cut = int(torch.randint(1, num_blocks, ()))
         first, second = "TS" if torch.rand(()) < 0.5 else "ST"
         return first * cut + second * (num_blocks - cut)
