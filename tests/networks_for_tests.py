@@ -1,9 +1,14 @@
 """Tiny networks and data that several tests share."""
 
+from pathlib import Path
+
 import torch
+from PIL import Image
 
 import pwl_lite as pwl
 from pwl_lite.datasets import Dataset, Split
+from pwl_lite.shapes10 import CLASSES as SHAPES
+from pwl_lite.shapes10 import make_shapes10
 
 TEACHER = {"family": "vgg", "layers": ["8 M", "12 M 12", "16 M", "16 16"]}
 STUDENT = {"family": "vgg", "layers": ["4 M", "6s M", "8s M", "8s"]}
@@ -40,3 +45,14 @@ def tiny_data(train: int = 96, test: int = 40, seed: int = 0) -> Dataset:
         return Split(images.to(torch.uint8), labels, (0.5,) * 3, (0.25,) * 3, CLASSES)
 
     return Dataset("tiny", split(train), split(test))
+
+
+def image_folder(root: Path) -> Path:
+    """A little of shapes10 as files: 160 training and 40 test images."""
+    arrays = make_shapes10(n_train=160, n_test=40)
+    for split, pictures, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
+        for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+            file = root / split / SHAPES[label] / f"{i:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(file)
+    return root

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from networks_for_tests import image_folder
 
 from pwl_lite import speed, training
 from pwl_lite.__main__ import main
@@ -21,21 +21,14 @@ from pwl_lite.blocknet import state_hash
 from pwl_lite.manifest import read_manifest
 from pwl_lite.profiles import get_profile
 from pwl_lite.records import load_record
-from pwl_lite.shapes10 import CLASSES, make_shapes10
+from pwl_lite.shapes10 import CLASSES
 from pwl_lite.store import load_blocks
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
     """An image folder with a little of shapes10: 160 training and 40 test images."""
-    root = tmp_path_factory.mktemp("images")
-    arrays = make_shapes10(n_train=160, n_test=40)
-    for split, pictures, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-            file = root / split / CLASSES[label] / f"{i:03}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(file)
-    return root
+    return image_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="session")

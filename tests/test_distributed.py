@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks_for_tests import tiny_data, tiny_pair
+from networks_for_tests import image_folder, tiny_data, tiny_pair
 
 import pwl_lite as pwl
 from pwl_lite import distributed, training
@@ -65,6 +65,23 @@ def test_the_command_runs_in_two_processes_and_speaks_with_one_voice(tmp_path):
     assert ended.stdout.count("after epoch 1") == 1
     assert pwl.load_blocks(tmp_path).num_blocks == 4
     assert not list(tmp_path.glob(".*"))  # nothing half-written is left by either
+
+
+def test_a_whole_reproduction_in_two_processes_leaves_the_files_of_one(tmp_path):
+    line = f"-m pwl_lite reproduce quick --dataset folder --root {image_folder(tmp_path / 'images')} --quiet --out"
+    ended = python(*LAUNCH, *line.split(), str(tmp_path / "two"))
+    assert ended.returncode == 0, ended.stderr
+    for name in ("teacher", "kd", "pwl"):
+        assert ended.stdout.count(f"{name} (folder-vgg-quick-seed0, ") == 1
+    assert python(*line.split(), str(tmp_path / "one")).returncode == 0
+    files = [sorted(p.relative_to(tmp_path / out) for p in (tmp_path / out).rglob("*")) for out in ("two", "one")]
+    assert files[0] == files[1]
+    for name in ("teacher", "kd", "pwl"):
+        two, one = (pwl.load_record(name, "folder-vgg-quick-seed0", tmp_path / out / "results") for out in ("two", "one"))
+        assert two.lattice.keys() == one.lattice.keys() and two.recipe == one.recipe
+        assert [set(epoch["loss"]) for epoch in two.history] == [set(epoch["loss"]) for epoch in one.history]
+        if name == "teacher":  # of a fresh network; what comes later magnifies rounding
+            assert two.history[0]["loss"] == pytest.approx(one.history[0]["loss"], rel=0.01)
 
 
 def test_alone_nothing_is_shared():
