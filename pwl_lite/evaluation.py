@@ -16,9 +16,7 @@ BATCH = 500  # images at a time; small enough for the caches of a laptop, large 
 
 
 @torch.no_grad()
-def predict(
-    net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None, flips: bool = False
-) -> Tensor:
+def predict(net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None, flips: bool = False) -> Tensor:
     """Logits (images, classes) of a network in evaluation mode on all images of `split`, in order, on the split's device.
 
     Args:
@@ -40,9 +38,7 @@ def predict(
     return torch.cat([(both if flips else logits)(images).to(labels.device) for images, labels in _batches(net, split)])
 
 
-def accuracy(
-    net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None, flips: bool = False
-) -> float:
+def accuracy(net: Callable[[Tensor], Tensor], split: Split, composition: str | None = None, flips: bool = False) -> float:
     """Percent of the images of `split` that a network classifies rightly (see `predict`)."""
     return 100 * float((predict(net, split, composition, flips).argmax(1) == split.labels).float().mean())
 

@@ -165,9 +165,7 @@ def run_plan(
     teacher, _ = runner.stored_teacher(plan.teacher_seed) or runner.teacher(plan.teacher_seed, resume=True)
     if plan.hold_out:
         runner.measure_on(replace(data.hold_out(plan.hold_out), name=plan.data_name()))
-    return [
-        runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.options, **r.recipe) for r in runs
-    ]
+    return [runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.options, **r.recipe) for r in runs]
 
 
 def _seeds(values: Any, source: str) -> list[int]:

@@ -85,16 +85,15 @@ class Recipe:
         ):
             if getattr(self, name) not in valid:
                 raise UnknownNameError(name, getattr(self, name), map(str, valid))
-        for name, least, most in (
-            *((name, 0, math.inf) for name in ("epochs", "batch_size", "lr", "muon_lr", "bias_lr", "weight_decay", "clip")),
-            *((name, 0, 1) for name in ("momentum", "warmup", "label_smoothing")),
+        for names, fits, expected in (
+            (("epochs", "batch_size", "lr"), lambda x: x > 0, "a number above 0"),
+            (("muon_lr", "bias_lr", "weight_decay", "clip"), lambda x: x >= 0, "a number, not below 0"),
+            (("momentum", "warmup", "label_smoothing"), lambda x: 0 <= x <= 1, "a number from 0 to 1"),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not least <= value <= most:
-                expected = "a number from 0 to 1" if most == 1 else "a number, not below 0"
-                raise TrainingError(f"recipe: {name} = {value!r}: expected {expected}")
-            if name in ("epochs", "batch_size", "lr") and value == 0:
-                raise TrainingError(f"recipe: {name} = {value!r}: expected more than 0")
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, int | float) or not fits(value):
+                    raise TrainingError(f"recipe: {name} = {value!r}: expected {expected}")
 
 
 def train(
@@ -330,9 +329,7 @@ def _random_numbers_of(seed: int, epoch: int) -> Iterator[None]:
         yield
 
 
-def _batches(
-    split: Any, recipe: Recipe, memory_format: torch.memory_format, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(split: Any, recipe: Recipe, memory_format: torch.memory_format, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of augmented, normalised images (batch, 3, height, width) and smoothed targets (batch, classes)."""
     mirrored = _alternate(len(split), recipe.seed, epoch).to(split.images.device) if recipe.flip == "alternate" else None
     order = torch.randperm(len(split)).to(split.images.device)

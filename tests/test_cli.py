@@ -143,15 +143,14 @@ def test_reproducing_in_slices_gives_the_same_records(images, reproduced, pwl, t
 
 def test_a_plan_says_what_is_left_and_does_it(images, reproduced, pwl, tmp_path):
     file = tmp_path / "plan.json"
-    runs = [{"experiment": "short", "objective": {"name": "dkd"}, "recipe": {"epochs": 1}}]
-    file.write_text(json.dumps({"profile": "quick", "dataset": "cifar10", "seeds": [0], "runs": runs}))
+    runs = [{"experiment": "plain", "objective": {"name": "kd"}}]
+    file.write_text(json.dumps({"profile": "quick", "dataset": "cifar10", "seeds": [3], "runs": runs}))
     code, out, _ = pwl(f"plan {file} --dry-run --out {tmp_path}")
-    assert code == 0 and "0 of 1 runs are done" in out and "left: short, seed 0" in out
-    shutil.copytree(reproduced / "results" / "kd", tmp_path / "results" / "short")
-    record = json.loads((tmp_path / "results" / "short" / "folder-vgg-quick-seed3.json").read_text())
-    record |= {"experiment": "short", "run": "cifar10-vgg-quick-seed0", "objective": runs[0]["objective"]}
-    record["recipe"]["epochs"] = 1
-    (tmp_path / "results" / "short" / "cifar10-vgg-quick-seed0.json").write_text(json.dumps(record))
+    assert code == 0 and "0 of 1 runs are done" in out and "left: plain, seed 3" in out
+    shutil.copytree(reproduced / "results" / "kd", tmp_path / "results" / "plain")
+    record = json.loads((tmp_path / "results" / "plain" / "folder-vgg-quick-seed3.json").read_text())
+    record |= {"experiment": "plain", "run": "cifar10-vgg-quick-seed3"}
+    (tmp_path / "results" / "plain" / "cifar10-vgg-quick-seed3.json").write_text(json.dumps(record))
     code, out, _ = pwl(f"plan {file} --out {tmp_path}")
     assert code == 0 and "1 of 1 runs are done" in out and "left:" not in out
     code, _, err = pwl(f"plan {tmp_path / 'none.json'}")

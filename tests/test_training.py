@@ -189,9 +189,9 @@ def test_other_images_under_the_same_recipe_are_another_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, r"epochs = 0: expected more than 0"),
-        ({"epochs": "2"}, r"epochs = '2': expected a number, not below 0"),
-        ({"lr": float("nan")}, r"lr = nan: expected a number, not below 0"),
+        ({"epochs": 0}, r"epochs = 0: expected a number above 0"),
+        ({"epochs": "2"}, r"epochs = '2': expected a number above 0"),
+        ({"lr": float("nan")}, r"lr = nan: expected a number above 0"),
         ({"clip": -1.0}, r"clip = -1.0: expected a number, not below 0"),
         ({"weight_decay": -1e-4}, r"weight_decay = -0.0001: expected a number, not below 0"),
         ({"label_smoothing": 1.5}, r"label_smoothing = 1.5: expected a number from 0 to 1"),
@@ -251,8 +251,8 @@ def test_a_checkpoint_where_a_file_stands_in_the_way(tmp_path):
         ("optimizer", "adam", "optimizer 'adam': expected one of sgd, adamw"),
         ("schedule", "step", "schedule 'step': expected one of one_cycle, cosine"),
         ("precision", "fp8", "precision 'fp8': expected one of auto, fp32, bf16"),
-        ("epochs", 0, "epochs = 0: expected more than 0"),
-        ("lr", -1.0, "lr = -1.0: expected more than 0"),
+        ("epochs", 0, "epochs = 0: expected a number above 0"),
+        ("lr", -1.0, "lr = -1.0: expected a number above 0"),
     ],
 )
 def test_a_wrong_recipe_is_named(field, value, message):
