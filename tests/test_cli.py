@@ -230,7 +230,7 @@ def test_doctor_names_what_is_there_and_what_is_not(pwl, tmp_path, monkeypatch):
         ("train --profile tiny", "profile 'tiny': expected one of"),
         ("train --objective kd", "--objective kd: expected --teacher WEIGHTS"),
         ("train --teacher x", "--objective supervised: expected --teacher WEIGHTS with kd, and only with kd"),
-        ("train --epochs 0", "epochs = 0: expected more than 0"),
+        ("train --epochs 0", "epochs = 0: expected a number above 0"),
         ("train --dataset folder --root {tmp}/nowhere", "nowhere: no such folder"),
         ("evaluate nosuch --dataset shapes10", "weights 'nosuch': expected one of"),
         ("evaluate {tmp}/nowhere --dataset shapes10", "nowhere: no such folder"),
