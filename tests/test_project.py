@@ -242,10 +242,15 @@ def test_chapters_say_what_the_state_of_the_book_needs():
 
 
 VGG = "cifar10 vgg cifar"
+RIVALS = ("kd", "dkd", "fitnet", "attention", "relational", "crd")
 READS = {
     1: {},
     2: {"teacher": [VGG]},
-    3: {"kd": [VGG], "teacher": [VGG]},
+    3: {
+        **{"kd": [VGG], "teacher": [VGG], "ablation-kd": [""]},
+        **{f"tuning-{name}-{n}": [""] for name in RIVALS for n in (1, 2, 3)},
+        **{f"baseline-{name}": [""] for name in (*RIVALS[1:], "pwl")},
+    },
     4: {"kd": [VGG], "pwl": [VGG]},
     5: {"pwl": [VGG]},
     6: {"*": ["weights cifar10-vgg-cifar-seed0"]},
@@ -297,10 +302,12 @@ def test_each_chapter_reads_these_records_and_measurements_and_no_others():
 def test_a_chapter_uses_the_records_that_it_loads():
     records = [r for path in (ROOT / "data" / "results").iterdir() for r in load_records(path.name)]
     third, sixth, *_ = (chapter for chapter in chapters.chapters(ROOT) if chapter.path.name[:2] in ("03", "06"))
-    assert {(r.experiment, r.dataset, r.profile) for r in records if third.uses(r)} == {
+    of_third = {(r.experiment, r.dataset, r.profile) for r in records if third.uses(r)}
+    assert {found for found in of_third if found[0] in ("kd", "pwl", "teacher")} == {
         ("kd", "cifar10", "cifar"),
         ("teacher", "cifar10", "cifar"),
     }
+    assert ("tuning-dkd-2", "cifar10-holdout5000", "cifar") in of_third
     assert [(r.experiment, r.run) for r in records if sixth.uses(r)] == [("pwl", "cifar10-vgg-cifar-seed0")]
 
 
