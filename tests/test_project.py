@@ -265,7 +265,8 @@ READS = {
     },
     8: {
         **{name: [VGG, "cifar10 resnet cifar", "cifar10 vit cifar"] for name in ("kd", "pwl")},
-        **{f"trade-{name}": [VGG] for name in ("falling-cross-4", "cross-1", "cross-4", "sync-0.5", "sync-20")},
+        **{f"trade-{name}": [VGG] for name in ("falling-cross-4", "cross-1", "cross-4", "sync-20")},
+        "trade-sync-0.5": [VGG, "cifar10 resnet cifar"],
     },
     9: {},
     10: {},
