@@ -154,10 +154,11 @@ def until(page: Page, condition: str) -> None:
 
 
 def start(page: Page, link: str = "Infinity", pair: str = "shapes10") -> None:
-    if page.get_by_label("Networks").input_value() != pair:  # choosing one forgets what was set for another
-        page.get_by_label("Networks").select_option(pair)
-    page.get_by_label("Link").select_option(link)
-    page.get_by_role("button", name="Start").click()
+    view = page.locator(".pwl-demo")  # a page of the book has other views with a link to choose
+    if view.get_by_label("Networks").input_value() != pair:  # choosing one forgets what was set for another
+        view.get_by_label("Networks").select_option(pair)
+    view.get_by_label("Link").select_option(link)
+    view.get_by_role("button", name="Start").click()
 
 
 # --- the same numbers
