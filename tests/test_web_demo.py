@@ -254,20 +254,23 @@ def test_drawn_pictures_are_recognised(page):
 # --- time
 
 
-def assert_first_answer_within_two_seconds(browser: Browser, url: str) -> None:
-    """After navigation, on a machine that has the time: where others wait for its cores, the clock says nothing of the page."""
-    seconds = []
-    while not seconds or (min(seconds) >= 2 and len(seconds) < TRIES):
+def assert_first_answer_within_two_seconds(browser: Browser, url: str, of: str = "sinceOpened", factor: float = 1.0) -> None:
+    """On a machine that has the time: where others wait for its cores, the clock says nothing of the page.
+
+    `of`: navigation (`sinceOpened`), or the press of *Start* (`pressed`). `factor` stretches the limit.
+    """
+    seconds, limit = [], 2 * factor
+    while not seconds or (min(seconds) >= limit and len(seconds) < TRIES):
         page = browser.new_page()
         page.goto(url)
         start(page)
         until(page, "demo.first")
-        seconds.append(demo(page, "first.sinceOpened"))
+        seconds.append(demo(page, f"first.{of}"))
         page.close()
     load = os.getloadavg()[0]
-    if min(seconds) >= 2 and load > 1.5 * os.cpu_count():
+    if min(seconds) >= limit and load > 1.5 * os.cpu_count():
         pytest.skip(f"the machine is busy: load {load:.0f} on {os.cpu_count()} cores; first answers after {seconds} s")
-    assert min(seconds) < 2, seconds
+    assert min(seconds) < limit, seconds
 
 
 def assert_main_thread_stays_free(browser: Browser, page: Page) -> None:
