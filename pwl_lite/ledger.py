@@ -157,7 +157,7 @@ def _found(row: Any, settings: dict[str, float], measured: dict[str, float], n: 
     """The value of one row, and what it is."""
     if row.quantity in settings:
         smaller = "ours is smaller, to run in minutes on a CPU"
-        reasons = {-1: smaller, 0: "", 1: "ours is larger, where it learns as well and runs faster"}
+        reasons = {-1: smaller, 0: "", 1: "a choice of ours at the smaller size"}
         ours = settings[row.quantity]
         return ours, 0, reasons[(ours > row.value) - (ours < row.value)]
     value = measured.get(row.quantity, math.nan)

@@ -363,6 +363,15 @@ def test_images_of_no_sensible_shape(plain_folder, tmp_path, shape):
 # ---- damaged shards
 
 
+def loaded_part(model: ProgressiveModel, fetcher: Fetcher, watch: _Watch, name: str, entry: dict) -> torch.nn.Module | None:
+    """What the model makes of a shard; None where it refuses it, with an error that names the shard."""
+    try:
+        return watch(lambda: model._shapes.filled(name, fetcher.shard(entry, model._shapes.largest(name), Flag(), 0.0)))
+    except PWLError as error:
+        assert name in str(error)
+        return None
+
+
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("damage", [damage_bytes, damage_header], ids=["bytes", "header"])
 def test_damaged_shards_whose_manifest_fits(folder, tmp_path, damage, verify):
@@ -378,17 +387,10 @@ def test_damaged_shards_whose_manifest_fits(folder, tmp_path, damage, verify):
             data = damage(contents[name], choose)
             (tmp_path / f"{name}.safetensors").write_bytes(data)
             entry = {"file": f"{name}.safetensors", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-            def load(name=name, entry=entry):
-                return model._shapes.filled(name, fetcher.shard(entry, model._shapes.largest(name), Flag(), 0.0))
-
-            try:
-                part = watch(load)
-            except PWLError as error:
-                assert name in str(error)
-                outcomes[False] += 1
+            part = loaded_part(model, fetcher, watch, name, entry)
+            outcomes[part is not None] += 1
+            if part is None:
                 continue
-            outcomes[True] += 1
             weights, state = weights_of(data), part.state_dict()
             assert all(same(tensor, weights[key]) for key, tensor in state.items()) and set(state) == set(weights)
             wanted = model._shapes.state(name)
@@ -418,17 +420,10 @@ def test_damaged_compressed_shards_whose_manifest_fits(folder, tmp_path, damage,
             (tmp_path / f"{name}.zlib").write_bytes(stream)
             sha256 = hashlib.sha256(stream).hexdigest()
             entry = {"file": f"{name}.zlib", "bytes": len(stream), "inflated": inflated, "sha256": sha256}
-
-            def load(name=name, entry=entry):
-                return model._shapes.filled(name, fetcher.shard(entry, model._shapes.largest(name), Flag(), 0.0))
-
-            try:
-                part = watch(load)
-            except PWLError as error:
-                assert name in str(error)
-                outcomes[False] += 1
+            part = loaded_part(model, fetcher, watch, name, entry)
+            outcomes[part is not None] += 1
+            if part is None:
                 continue
-            outcomes[True] += 1
             weights = weights_of(data)
             assert all(same(tensor, weights[key]) for key, tensor in part.state_dict().items())
     assert min(outcomes.values()) > 5, outcomes
