@@ -1,7 +1,6 @@
 """The reproduction ledger: every published number that this book is about, as far as it could be found, beside ours."""
 
 import inspect
-import json
 import math
 import statistics
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from .objectives import KD, ProgressiveDistillation
 from .objectives.sampling import CUT_SHARE
 from .parity_training import StreamSettings
 from .profiles import PROFILES, get_profile
-from .records import Record, data_folder, load_records
+from .records import Record, data_folder, load_measurement, load_records
 
 
 def published() -> pd.DataFrame:
@@ -144,8 +143,7 @@ _PWL: dict[str, Callable[[Any], Found]] = {
 
 def _benchmark(name: str) -> dict[str, Any] | None:
     """What a script of `benchmarks/` has measured; None if it was not run."""
-    path = data_folder() / "benchmarks" / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return load_measurement(name) if (data_folder() / "benchmarks" / f"{name}.json").exists() else None
 
 
 def _million(samples: list[float | None]) -> float:

@@ -103,7 +103,12 @@ def load_record(experiment: str, run: str, folder: str | os.PathLike | None = No
         RecordError: there is none of that name (the message lists those that are there), or it is damaged, or
             of an unknown schema.
     """
-    root = Path(folder) if folder is not None else find_results()
+    if folder is None:
+        _note_read("results", f"{experiment}/{run}")
+    return _load(Path(folder) if folder is not None else find_results(), experiment, run)
+
+
+def _load(root: Path, experiment: str, run: str) -> Record:
     path = _path(root, experiment, run)
     if not path.is_file():
         raise RecordError(f"no record {run!r} of {experiment!r} in {root}: there are {_listing(root, experiment)}")
@@ -133,9 +138,29 @@ def load_records(experiment: str, folder: str | os.PathLike | None = None, **fil
             raise UnknownNameError("field of a record", name, FIELDS)
     if not _path(root, experiment, "any").parent.is_dir():
         raise RecordError(f"no experiment {experiment!r} in {root}: there are {_listing(root)}")
-    records = [load_record(experiment, file.stem, root) for file in sorted((root / experiment).glob("*.json"))]
+    records = [_load(root, experiment, file.stem) for file in sorted((root / experiment).glob("*.json"))]
     records = [r for r in records if all(getattr(r, name) == value for name, value in filters.items())]
+    if folder is None:
+        for record in records:
+            _note_read("results", f"{experiment}/{record.run}")
     return sorted(records, key=lambda r: (re.sub(r"\d+", "", r.run), r.seed))  # seed10 after seed2
+
+
+def load_measurement(name: str) -> dict[str, Any]:
+    """What a script of `benchmarks/` has measured, from `data/benchmarks/<name>.json` of the book.
+
+    Raises:
+        RecordError: there is none of that name (the message lists those that are there), or it is damaged.
+    """
+    folder = data_folder() / "benchmarks"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if name not in known:
+        raise RecordError(f"no measurement {name!r} in {folder}: there are {', '.join(known) or 'none at all'}")
+    _note_read("benchmarks", name)
+    try:
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(f"{folder / name}.json: cannot be read as JSON ({error}); restore it or measure again") from error
 
 
 def environment(device: str | torch.device | None = None, data_sha256: str | None = None) -> dict[str, Any]:
@@ -205,10 +230,18 @@ def find_weights(name: str) -> Path:
     known = sorted(manifest.parent.name for manifest in root.glob("*/manifest.json"))
     if name not in known:
         raise UnknownNameError("weights", name, known or ["(none are here; `pwl reproduce` makes some)"])
+    _note_read("weights", name)
     return root / name
 
 
 FIELDS = {f.name: f.type for f in fields(Record)}
+
+
+def _note_read(kind: str, name: str) -> None:
+    """Add a line to the file that $PWL_READ_LOG names: so a chapter that is executed tells what of the book's data it reads."""
+    if log := os.environ.get("PWL_READ_LOG"):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{kind}/{name}\n")
 
 
 def _own_data() -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from chapter_reads import Read, Reads
 from IPython.core.inputtransformer2 import TransformerManager
+from run_notebooks import READS
 
 # Data that a chapter draws itself, by what it calls.
 DRAWN = {"SparseParity": "sparse parity", "Grammar": "a grammar"}
@@ -41,8 +41,8 @@ class Chapter:
         time: what it says it takes on 2 CPU cores, in its committed profile.
         profiles: the committed profile first, then the others that its parameters offer.
         data: what it trains on as committed.
-        reads: (experiment or `*` for any, fields that the records must have), one for each call that reads records.
-        measurements: which files of `data/benchmarks` it reads, without `.json`.
+        reads: what of `data/` it has read when it was executed: `results/<experiment>/<run>`, `benchmarks/<name>`,
+            `weights/<name>`.
         exercises: in order.
     """
 
@@ -51,16 +51,17 @@ class Chapter:
     time: str
     profiles: tuple[str, ...]
     data: str
-    reads: tuple[Read, ...]
-    measurements: tuple[str, ...]
+    reads: tuple[str, ...]
     exercises: tuple[Exercise, ...]
 
     def uses(self, record: Any) -> bool:
-        """Whether the chapter reads this record (a `pwl_lite.Record`)."""
-        return any(
-            experiment in (record.experiment, "*") and all(getattr(record, f) == v for f, v in fields.items())
-            for experiment, fields in self.reads
-        )
+        """Whether the chapter reads this record (a `pwl_lite.Record`), or the weights that its run has left."""
+        return f"results/{record.experiment}/{record.run}" in self.reads or f"weights/{record.weights}" in self.reads
+
+    @property
+    def measurements(self) -> list[str]:
+        """Which files of `data/benchmarks` it reads, without `.json`."""
+        return [name.removeprefix("benchmarks/") for name in self.reads if name.startswith("benchmarks/")]
 
 
 def chapters(root: Path) -> list[Chapter]:
@@ -75,9 +76,10 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
     """One notebook; `title` by default is its first heading.
 
     Raises:
-        ValueError: it does not say how long it takes, or it cannot be told which records it reads.
+        ValueError: it does not say how long it takes.
     """
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells = notebook["cells"]
     prose = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     time = re.search(r"^Time(?: on 2 CPU cores)?: ([^.]+)\.", prose, flags=re.M)
     if not time:
@@ -88,7 +90,6 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
     calls = [node for tree in code for node in ast.walk(tree) if isinstance(node, ast.Call)]
     called = [part for call in calls for part in ast.unparse(call.func).split(".")]  # Grammar.random() too
     drawn = dict.fromkeys(DRAWN[name] for name in called if name in DRAWN)
-    reads = _reads(path, code)
     data = parameters.get("dataset") or ", ".join(drawn) or "none"
     return Chapter(
         path,
@@ -96,8 +97,7 @@ def read_chapter(path: Path, title: str = "") -> Chapter:
         re.sub(r"( on 2 CPU cores| in the quick profile)", "", time[1]),
         tuple(dict.fromkeys([parameters["profile"], *offered])),
         data,
-        tuple(reads.records),
-        tuple(dict.fromkeys(reads.measurements)),
+        tuple(notebook["metadata"].get(READS, [])),
         tuple(_exercises(cells)),
     )
 
@@ -108,18 +108,6 @@ def _parameters(cells: list[dict]) -> tuple[dict[str, Any], list[str]]:
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
     offered = re.search(r"^profile = .*# @param (\[.*\])", source, flags=re.M)
     return values, json.loads(offered[1]) if offered else []
-
-
-def _reads(path: Path, code: list[ast.Module]) -> Reads:
-    """What the cells of a chapter read from the `data` beside its folder."""
-    reads = Reads(path.absolute().parents[1] / "data")
-    try:
-        for cell in code:
-            reads.run(cell)
-        reads.finish()
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
-    return reads
 
 
 def _exercises(cells: list[dict]) -> list[Exercise]:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,14 +39,15 @@ LANGUAGE = {
     "nbconvert_exporter": "python",
     "pygments_lexer": "ipython3",
 }
+READS = "pwl_reads"  # in a chapter's metadata: the records, measurements and weights that it has read when it was executed
 KEPT_CELL_METADATA = ("tags", "jupyter", "cellView", "mystnb", "editable", "slideshow", "hide_input")
 
 
 def normalise(notebook: dict) -> nbformat.NotebookNode:
     """The same notebook in normal form; normalising twice changes nothing more."""
     nb = nbformat.from_dict(json.loads(json.dumps(notebook)))
-    widgets = nb.metadata.get("widgets", {}).get(WIDGET_STATE)
-    nb.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
+    widgets, reads = nb.metadata.get("widgets", {}).get(WIDGET_STATE), nb.metadata.get(READS, [])
+    nb.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE, READS: reads})
     nb.nbformat, nb.nbformat_minor = 4, 5
     used: dict[str, int] = {}
     for cell in nb.cells:
@@ -133,14 +135,22 @@ def renumber_widgets(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def execute(nb: nbformat.NotebookNode, folder: Path, timeout: float = 300) -> nbformat.NotebookNode:
-    """Run all cells in a fresh kernel of this environment."""
+    """Run all cells in a fresh kernel of this environment, and note what of the book's data they read."""
     from nbclient import NotebookClient
 
     nb.metadata.pop("widgets", None)
-    os.environ["PWL_PROGRESS"] = "0"  # bars of finished trainings do not belong into a book
     client = NotebookClient(nb, timeout=timeout, startup_timeout=300, kernel_name="python3", record_timing=False)
-    client.execute(cwd=str(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        log = Path(temporary) / "reads"
+        # bars of finished trainings do not belong into a book
+        client.execute(cwd=str(folder), env={**os.environ, "PWL_PROGRESS": "0", "PWL_READ_LOG": str(log)})
+        nb.metadata[READS] = noted_reads(log)
     return nb
+
+
+def noted_reads(log: Path) -> list[str]:
+    """What is in a file written under $PWL_READ_LOG, such as `results/kd/cifar10-vgg-cifar-seed0`; once each, sorted."""
+    return sorted(set(log.read_text(encoding="utf-8").splitlines())) if log.exists() else []
 
 
 def write(nb: nbformat.NotebookNode, path: Path) -> bool:

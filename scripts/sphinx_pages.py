@@ -85,8 +85,6 @@ class Exercises(GeneratedText):
 class State(GeneratedText):
     def lines(self, root: Path) -> list[str]:
         records, measurements = self.records(root), self.measurements(root)
-        for path in (root / "data" / "plans").glob("*.json"):  # a chapter may take the names of records from a plan
-            self.env.note_dependency(str(path))
         found = ["| chapter | time | profile | data | records and measurements |", "|---|---|---|---|---|"]
         for chapter in self.chapters(root):
             sources = []

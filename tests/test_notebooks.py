@@ -171,9 +171,8 @@ def test_runs_alone(path, alone, tmp_path):
     command += ["--execution-timeout", "300", "--start-timeout", "300"]
     for name, value in PARAMETERS.items():
         command += ["--parameters_raw", name, value]
-    run = subprocess.run(
-        list(map(str, command)), cwd=folder, env=clean_environment(), capture_output=True, text=True
-    )
+    env = {**clean_environment(), "PWL_READ_LOG": str(tmp_path / "reads")}
+    run = subprocess.run(list(map(str, command)), cwd=folder, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-5000:]
     nb = nbformat.read(result, as_version=4)
     seconds[path.stem] = nb.metadata.papermill.duration
@@ -184,6 +183,8 @@ def test_runs_alone(path, alone, tmp_path):
     where = Path(nb.cells[-1].outputs[0].text.strip())
     assert where.is_relative_to(Path(alone).parent.parent), f"the run used {where}, not the wheel"
     assert sorted(p.name for p in folder.iterdir()) == [path.name], "the chapter left files in its folder"
+    committed = nbformat.read(path, as_version=4).metadata[run_notebooks.READS]
+    assert run_notebooks.noted_reads(tmp_path / "reads") == committed, "it reads other records: run `make notebooks`"
 
 
 def test_time_limits(capsys):

@@ -1,6 +1,5 @@
 """The project's own files agree with each other, and its scripts do what they say."""
 
-import ast
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import chapter_reads
 import chapters
 import check_site
 import nbformat
@@ -241,67 +239,13 @@ def test_chapters_say_what_the_state_of_the_book_needs():
         assert all(exercise.kinds for exercise in chapter.exercises)
 
 
-VGG = "cifar10 vgg cifar"
-RIVALS = ("kd", "dkd", "fitnet", "attention", "relational", "crd")
-READS = {
-    1: {},
-    2: {"teacher": [VGG]},
-    3: {
-        **{"kd": [VGG], "teacher": [VGG], "ablation-kd": [""]},
-        **{f"tuning-{name}-{n}": [""] for name in RIVALS for n in (1, 2, 3)},
-        **{f"baseline-{name}": [""] for name in (*RIVALS[1:], "pwl")},
-    },
-    4: {"kd": [VGG], "pwl": [VGG]},
-    5: {"pwl": [VGG]},
-    6: {"*": ["weights cifar10-vgg-cifar-seed0"]},
-    7: {
-        **{
-            f"ablation-{name}": [""]
-            for name in "default no-cross no-sync no-reconstruction kd stitched identity batch-norm batch-norm-recalibrated "
-            "drifting-teacher random-converters no-kd no-ce even sandwich from-kd-stitched from-kd authors cross-4 cross-2 "
-            "cross-0.5 prefix one-draw".split()
-        },
-        **{f"tuning-sync-{name}": [""] for name in ("0.5", "5", "20", "80-cross-8")},
-    },
-    8: {
-        **{name: [VGG, "cifar10 resnet cifar", "cifar10 vit cifar"] for name in ("kd", "pwl")},
-        **{f"trade-{name}": [VGG] for name in ("falling-cross-4", "cross-1", "cross-4", "sync-20")},
-        "trade-sync-0.5": [VGG, "cifar10 resnet cifar"],
-    },
-    9: {},
-    10: {},
-    11: {
-        **{f"curriculum-tuning-{name}": [""] for name in ("extraction-1", "extraction-2", "pca-1", "pca-2")},
-        **{f"tuning-{name}": [""] for name in ("kd-1", "kd-3", "fitnet-1", "fitnet-2")},
-        **{f"tuning-sync-{name}": [""] for name in ("0.5", "5", "20", "80-cross-8", "falling-cross-4")},
-        **{name: [VGG] for name in ("kd", "pwl", "trade-falling-cross-4", "trade-cross-4", "trade-sync-0.5", "trade-sync-20")},
-    },
-    12: {},
-    13: {"pwl": [VGG, "cifar10", "cifar100"]},  # the latter two by `ledger()`
-}
-MEASURED = {
-    6: {"load-amd-epyc-2-threads", "precision-cifar10-vgg-cifar-seed0"},
-    9: {"parity"},
-    10: {"transformers"},
-    13: {"amd-epyc-2-threads", "parity", "transformers"},
-}
-
-
-def test_each_chapter_reads_these_records_and_measurements_and_no_others():
-    folder = ROOT / "data" / "results"
-    for number, chapter in enumerate(chapters.chapters(ROOT), 1):
-        found = {}
-        for experiment, fields in chapter.reads:
-            words = [str(fields[key]) for key in ("dataset", "family", "profile") if key in fields]
-            words += [f"{key} {fields[key]}" for key in sorted(fields.keys() - {"dataset", "family", "profile"})]
-            found.setdefault(experiment, set()).add(" ".join(words))
-        planned = {name for name in READS[number] if name.startswith("ablation-") and not (folder / name).is_dir()}
-        assert found == {name: set(READS[number][name]) for name in READS[number].keys() - planned}, chapter.path.name
-        assert set(chapter.measurements) == MEASURED.get(number, set()), chapter.path.name
-
-
-def test_a_chapter_uses_the_records_that_it_loads():
-    records = [r for path in (ROOT / "data" / "results").iterdir() for r in load_records(path.name)]
+def test_chapters_have_read_what_is_there():
+    data = ROOT / "data"
+    records = [r for path in (data / "results").iterdir() for r in load_records(path.name)]
+    for chapter in chapters.chapters(ROOT):
+        for name in chapter.reads:
+            kind = name.split("/")[0]
+            assert (data / name).is_dir() if kind == "weights" else (data / f"{name}.json").is_file(), chapter.path.name
     third, sixth, *_ = (chapter for chapter in chapters.chapters(ROOT) if chapter.path.name[:2] in ("03", "06"))
     of_third = {(r.experiment, r.dataset, r.profile) for r in records if third.uses(r)}
     assert {found for found in of_third if found[0] in ("kd", "pwl", "teacher")} == {
@@ -312,11 +256,11 @@ def test_a_chapter_uses_the_records_that_it_loads():
     assert [(r.experiment, r.run) for r in records if sixth.uses(r)] == [("pwl", "cifar10-vgg-cifar-seed0")]
 
 
-def test_reads_of_a_chapter_are_found_in_its_code(tmp_path):
+def test_what_a_chapter_says_of_itself(tmp_path):
     cells = [
         nbformat.v4.new_markdown_cell("# A title\n\nTime on 2 CPU cores: under a minute."),
         nbformat.v4.new_code_cell('profile = "quick"  # @param ["quick", "cifar"]\ndataset = "shapes10"'),
-        nbformat.v4.new_code_cell('%pylab\nx = pwl.load_records("kd", dataset="cifar10", seed=0)'),
+        nbformat.v4.new_code_cell("%pylab\nx = 1"),
         nbformat.v4.new_markdown_cell("### Exercise 1: in words\n\n<details><summary>Solution</summary>\n\nx\n\n</details>"),
         nbformat.v4.new_markdown_cell("### Exercise 2: in code"),
         nbformat.v4.new_code_cell("1 + 1"),
@@ -327,7 +271,7 @@ def test_reads_of_a_chapter_are_found_in_its_code(tmp_path):
     chapter = chapters.read_chapter(path)
     assert (chapter.title, chapter.time, chapter.data) == ("A title", "under a minute", "shapes10")
     assert chapter.profiles == ("quick", "cifar")
-    assert chapter.reads == (("kd", {"dataset": "cifar10", "seed": 0}),)
+    assert (chapter.reads, chapter.measurements) == ((), [])
     assert [(e.heading, e.kinds) for e in chapter.exercises] == [
         ("Exercise 1: in words", ("words",)),
         ("Exercise 2: in code", ("code",)),
@@ -335,59 +279,24 @@ def test_reads_of_a_chapter_are_found_in_its_code(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells[1:]), path)
     with pytest.raises(ValueError, match=r"01_x.ipynb: expected a line 'Time on 2 CPU cores"):
         chapters.read_chapter(path)
-    cells[2].source += '\nload_records(f"a-{x}")'
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    with pytest.raises(ValueError, match=r"01_x.ipynb: it cannot be told what load_records\(f'a-{x}'\) reads: x is not known"):
-        chapters.read_chapter(path)
 
 
-def found_in(code: str, data: Path) -> tuple[list, list[str]]:
-    """(records, measurements) that some code reads."""
-    reads = chapter_reads.Reads(data)
-    reads.run(ast.parse(code))
-    reads.finish()
-    return reads.records, reads.measurements
-
-
-def test_names_of_records_are_worked_out(tmp_path):
-    (tmp_path / "plans").mkdir()
-    (tmp_path / "plans" / "p.json").write_text('{"runs": [{"experiment": "a-1"}, {"experiment": "a-2"}, {"experiment": "b"}]}')
-    (tmp_path / "benchmarks").mkdir()
-    for name in ("load-x", "load-y", "other"):
-        (tmp_path / "benchmarks" / f"{name}.json").write_text("{}")
-    (tmp_path / "results" / "a-2").mkdir(parents=True)
-    sources = {
-        "a loop": 'for n in ("1", "2"):\n    load_records(f"a-{n}")',
-        "one that leaves some out": 'for n in ("1", "2", "3"):\n    if n == "3":\n        continue\n    load_records("a-" + n)',
-        "a dict": 'd = {"x": "a-1", "y": "a-2"}\nr = {k: pwl.load_records(v) for k, v in d.items()}',
-        "a plan": 'p = json.loads((data_folder() / "plans" / "p.json").read_text())\n'
-        'names = [r["experiment"] for r in p["runs"]]\n[load_records(n) for n in names if n.startswith("a-")]',
-        "a function": 'def f(e, k=0):\n    return load_records(e)\n\nx = {e: f(e) for e in ("a-1", "a-2")}',
-        "an unknown condition": 'for n in ("a-1", "a-2"):\n    if torch.rand(()) > 0:\n        load_records(n)',
-    }
-    for what, source in sources.items():
-        assert found_in(source, tmp_path) == ([("a-1", {}), ("a-2", {})], []), what
-    there = 'there = {p.name for p in find_results().glob("a-*")}\n[load_records(n) for n in ("a-1", "a-2") if n in there]'
-    assert found_in(there, tmp_path)[0] == [("a-2", {})]
-    assert found_in('load_record("kd", "r")\nload_records("mine", folder)', tmp_path)[0] == [("kd", {"run": "r"})]
-    files = 'for path in sorted((data_folder() / "benchmarks").glob("*.json")):\n'
-    skip = '    if path.stem.startswith(("other",)):\n        continue\n'
-    assert found_in(f"{files}{skip}    json.loads(path.read_text())", tmp_path) == ([], ["load-x", "load-y"])
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "def f(e):\n    return load_records(e)\n\nbutton.on_click(f)",
-        'names = []\nnames.append("a")\n[load_records(n) for n in names]',
-        'load_records("kd", **options)',
-        'load_records("kd", seed=torch.seed())',
-        'json.loads((data_folder() / "benchmarks" / names[0]).read_text())',
-    ],
-)
-def test_where_it_cannot_be_told_what_is_read_this_is_said(source, tmp_path):
-    with pytest.raises(ValueError, match="it cannot be told"):
-        found_in(source, tmp_path)
+def test_an_executed_chapter_tells_what_it_has_read(tmp_path):
+    code = (
+        "import pwl_lite as pwl\nfrom pwl_lite.records import load_measurement, load_record\n"
+        'pwl.load_records("kd", dataset="shapes10"), load_record("teacher", "shapes10-vgg-quick-seed0")\n'
+        'pwl.find_weights("cifar10-vgg-cifar-seed0"), load_measurement("parity")\n'
+        'pwl.load_records("mine", folder="results")'  # of the reader's own: not the book's
+    )
+    (tmp_path / "results" / "mine").mkdir(parents=True)
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    done = run_notebooks.normalise(run_notebooks.execute(nb, tmp_path))
+    assert done.metadata[run_notebooks.READS] == [
+        "benchmarks/parity",
+        "results/kd/shapes10-vgg-quick-seed0",
+        "results/teacher/shapes10-vgg-quick-seed0",
+        "weights/cifar10-vgg-cifar-seed0",
+    ]
 
 
 def test_runs_of_a_chapter_in_a_few_words():

@@ -236,3 +236,19 @@ def test_missing_weights_list_those_that_are_there(tmp_path, monkeypatch):
     for name in ("nut", "../results", "incomplete", "", "."):
         with pytest.raises(UnknownNameError, match=re.escape(f"weights {name!r}: expected one of net")):
             records.find_weights(name)
+
+
+def test_a_measurement_that_is_not_there_or_damaged_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "pwl_lite")
+    folder = tmp_path / "pwl_lite" / "_data" / "benchmarks"
+    with pytest.raises(RecordError, match=r"no measurement 'parity' in .*benchmarks: there are none at all"):
+        records.load_measurement("parity")
+    folder.mkdir(parents=True)
+    (folder / "parity.json").write_text('{"points": [1]}')
+    (folder / "torn.json").write_text('{"points": [')
+    assert records.load_measurement("parity") == {"points": [1]}
+    for name in ("load", "../benchmarks/parity", ""):
+        with pytest.raises(RecordError, match=re.escape(f"no measurement {name!r} in {folder}: there are parity, torn")):
+            records.load_measurement(name)
+    with pytest.raises(RecordError, match=r"torn.json: cannot be read as JSON"):
+        records.load_measurement("torn")
