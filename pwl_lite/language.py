@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .blocknet import BlockNet
 from .errors import DataError, NetworkError, UnknownNameError
-from .networks.vit import EncoderLayer
+from .networks import EncoderLayer
 
 ANSWERS = ("last", "all")
 

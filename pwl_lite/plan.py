@@ -142,7 +142,7 @@ def run_plan(
     max_minutes: float | None = None,
     progress: bool | None = None,
 ) -> list[Record]:
-    """Train what is left of a plan, and first its teacher if its weights are nowhere.
+    """Train what is left of a plan, and first its teacher if its weights are nowhere; they are kept for later plans.
 
     An interrupted run goes on from its checkpoint.
 
@@ -162,7 +162,8 @@ def run_plan(
         return []
     data = load_dataset(plan.dataset) if data is None else data
     runner = Runner(plan.profile, data, root, progress, max_minutes)
-    teacher, _ = runner.stored_teacher(plan.teacher_seed) or runner.teacher(plan.teacher_seed, resume=True)
+    stored = runner.stored_teacher(plan.teacher_seed)
+    teacher, _ = stored or runner.teacher(plan.teacher_seed, resume=True, save_weights=True)
     if plan.hold_out:
         runner.measure_on(replace(data.hold_out(plan.hold_out), name=plan.data_name()))
     return [runner.student(r.experiment, r.objective, teacher, r.seed, resume=True, **r.options, **r.recipe) for r in runs]

@@ -116,11 +116,12 @@ class Runner:
         return run_name(self.data.name, self.profile, seed)
 
     def teacher(
-        self, seed: int, resume: bool = False, experiment: str = "teacher", flips: bool = False
+        self, seed: int, resume: bool = False, experiment: str = "teacher", flips: bool = False, save_weights: bool = False
     ) -> tuple[BlockNet, Record]:
         """The trained teacher, its weights rounded as they are shipped, and its record.
 
-        With `flips`, a second record, `<experiment>-flips`, holds its accuracy with test-time flips (see `predict`).
+        With `flips`, a second record, `<experiment>-flips`, holds its accuracy with test-time flips (see `predict`). With
+        `save_weights`, `stored_teacher` finds it from now on; shards of a pair that have its name are replaced.
         """
         net = self._network(0, seed)
         objective = Supervised(net)
@@ -129,13 +130,13 @@ class Runner:
         round_weights(net, STORED)
         all_teacher = "T" * net.num_blocks
 
-        def record(name: str, **about: bool) -> Record:
+        def record(name: str, weights: str | None = None, **about: bool) -> Record:
             lattice = {all_teacher: accuracy(net, self.test, **about)}
-            return self._record(name, objective, recipe, history, lattice, teacher=net, about=about)
+            return self._record(name, objective, recipe, history, lattice, teacher=net, about=about, weights=weights)
 
         if flips:
             record(f"{experiment}-flips", flips=True)
-        return net, record(experiment)
+        return net, record(experiment, self._save(net, seed) if save_weights else None)
 
     def stored_teacher(self, seed: int) -> tuple[BlockNet, Record] | None:
         """The teacher that an earlier run has left in `root`, or that comes with the package; None if there is none."""
@@ -143,7 +144,8 @@ class Runner:
         for folder in (self.root, data_folder()):
             with contextlib.suppress(RecordError, StoreError):
                 record = load_record("teacher", name, folder / "results")
-                net = load_blocks(folder / "weights" / name).teacher.to(self.device)
+                stored = load_blocks(folder / "weights" / name)
+                net = (stored.teacher if isinstance(stored, SwapNet) else stored).to(self.device)
                 same_network = record.teacher["config"] == net.config == self._network(0, seed).config
                 of_machine = {key: record.recipe[key] for key in ("precision", "channels_last")}  # what they were there
                 same_recipe = Recipe(**record.recipe) == replace(self.profile.teacher, seed=seed, **of_machine)
@@ -217,14 +219,18 @@ class Runner:
                 fitted = recalibrated(net, composition, examples.to(self.device))
                 table.loc[composition, "accuracy"] = accuracy(fitted, self.test, composition)
         lattice = table.accuracy.to_dict()
-        weights = self.name(seed) if save_weights else None
-        if weights:
-            data = {"classes": self.data.classes, "mean": self.data.mean, "std": self.data.std}
-            extra = {"lattice": lattice, "run": weights, "data_sha256": self.data.sha256}
-            save_blocks(net, self.root / "weights" / weights, **data, dtype=STORED, extra=extra)
+        weights = self._save(net, seed, lattice=lattice) if save_weights else None
         measured = {} if recalibrate else {"agreement": table.agreement.round(2).to_dict()}
         measured |= {"costs": table[["bytes", "macs"]].to_dict("index"), "weights": weights, "about": about}
         return self._record(experiment, built, recipe, history, lattice, teacher, student, **measured)
+
+    def _save(self, net: SwapNet | BlockNet, seed: int, **extra: Any) -> str:
+        """Write the shards of a network of this seed; return the name of their folder in `weights/`."""
+        name = self.name(seed)
+        data = {"classes": self.data.classes, "mean": self.data.mean, "std": self.data.std}
+        extra |= {"run": name, "data_sha256": self.data.sha256}
+        save_blocks(net, self.root / "weights" / name, **data, dtype=STORED, extra=extra)
+        return name
 
     def _student_of(self, experiment: str, seed: int) -> dict[str, torch.Tensor]:
         """The weights of the student that another experiment has left in its checkpoint."""

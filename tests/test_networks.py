@@ -8,6 +8,7 @@ import pwl_lite as pwl
 from pwl_lite._compat import import_torchvision
 from pwl_lite.blocknet import BlockNet, feature_shapes
 from pwl_lite.errors import NetworkError, UnknownNameError
+from pwl_lite.networks import EncoderLayer
 from pwl_lite.objectives.features import attention_map, embedding
 
 models = import_torchvision().models
@@ -49,6 +50,32 @@ def test_parameters_and_macs_of_a_resnet_with_a_stem_strides_and_hidden_widths_b
     assert pwl.block_macs(net) == [stem * 31 * 31 + first * 16 * 16, second * 16 * 16 + 8 * 10]
     assert feature_shapes(net) == [(4, 16, 16), (8, 16, 16)]
     assert pwl.build_network(net.config).config == net.config
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_layer_trains_as_torchs_own_does(masked):
+    """Outputs and gradients, in training mode, where ours goes its own way on a CPU."""
+    torch.manual_seed(0)
+    options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    ours, theirs = EncoderLayer(12, 3, 20, **options), nn.TransformerEncoderLayer(12, 3, 20, **options)
+    theirs.load_state_dict(ours.state_dict())
+    tokens, results = torch.randn(4, 5, 12), []
+    mask = {"src_mask": nn.Transformer.generate_square_subsequent_mask(5), "is_causal": True} if masked else {}
+    for layer in (ours.train(), theirs.train()):
+        x = tokens.clone().requires_grad_()
+        out = layer(x, **mask)
+        out.square().sum().backward()
+        results.append([out.detach(), x.grad, *(p.grad for p in layer.parameters())])
+    for own, expected in zip(*results, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_acts_on_attention_while_a_layer_trains():
+    layer = EncoderLayer(8, 2, 16, dropout=0.5, batch_first=True, norm_first=True)
+    tokens = torch.randn(2, 3, 8)
+    with torch.no_grad():
+        assert not torch.equal(layer.train()(tokens), layer(tokens))
+        assert torch.equal(layer.eval()(tokens), layer(tokens))
 
 
 def test_a_vit_trains_with_the_attention_that_it_answers_with():

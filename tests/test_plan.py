@@ -1,6 +1,7 @@
 """Plans: one command does what is left of a table."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def test_a_plan_leaves_a_record_for_each_run_and_then_nothing_is_left(tmp_path):
     assert run_plan(PLAN, tmp_path, data, progress=False) == []
     (tmp_path / "results" / "kd" / "tiny-vgg-tiny-seed1.json").unlink()
     assert list(left(PLAN, tmp_path)) == [RUNS[1]]
+
+
+def test_a_plan_keeps_its_teacher_for_the_next_one(tmp_path):
+    data = tiny_data()
+    (first, *_) = run_plan(PLAN, tmp_path, data, progress=False)
+    record = pwl.load_record("teacher", "tiny-vgg-tiny-seed0", tmp_path / "results")
+    kept = pwl.load_blocks(tmp_path / "weights" / record.weights)
+    assert pwl.state_hash(kept) == first.objective["teacher"]
+    shutil.rmtree(tmp_path / "cache")  # no checkpoint is left
+    more = replace(PLAN, runs=[replace(RUNS[0], experiment="again")])
+    (again,) = run_plan(more, tmp_path, data, progress=False)
+    assert again.objective["teacher"] == first.objective["teacher"] and again.lattice == first.lattice
+    assert pwl.load_record("teacher", record.run, tmp_path / "results") == record  # it was not trained again
 
 
 def test_a_plan_in_slices_gives_the_same_lattices(tmp_path):

@@ -7,7 +7,7 @@ from ..blocknet import BlockNet
 from ..errors import NetworkError, UnknownNameError
 from .resnet import ResNetConfig, resnet
 from .vgg import VGGConfig, vgg, whiten_stem
-from .vit import ViTConfig, vit
+from .vit import EncoderLayer, ViTConfig, vit
 
 FAMILIES = {"vgg": (VGGConfig, vgg), "resnet": (ResNetConfig, resnet), "vit": (ViTConfig, vit)}
 LARGEST_NUMBER = 1 << 20  # in a config: configs come from elsewhere, and must not keep a machine busy for hours
@@ -75,6 +75,7 @@ def build_pair(family: str, profile: str = "quick", num_classes: int = 10) -> tu
 
 __all__ = [
     "FAMILIES",
+    "EncoderLayer",
     "ResNetConfig",
     "VGGConfig",
     "ViTConfig",
