@@ -72,7 +72,7 @@ def with_leading_bits(net: SwapNet, bits: int) -> SwapNet:
     with torch.no_grad():
         for weight in filter(is_weight, net.teacher.parameters()):
             values, scale = quantise(weight)
-            coarse = (torch.floor(values.float() / step) + 0.5) * step if step > 1 else values.float()
+            coarse = torch.floor(values.float() / step) * step + (step - 1) / 2  # the middle of those that begin so
             weight.copy_(coarse * scale.view(-1, *(1,) * (weight.ndim - 1)))
     return net
 

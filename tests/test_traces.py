@@ -139,3 +139,15 @@ def test_leading_bits_come_nearer_to_the_teacher(folder):
         errors.append(max(float((a - b).abs().max()) for a, b in zip(whole, coarse, strict=True)))
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 30
     assert set(accuracy_by_bits(net, tiny_data(), range(7, 9))) == {7, 8}
+
+
+def test_what_is_missing_of_a_weight_is_the_middle_of_what_it_may_be(folder):
+    net = pwl.load_blocks(folder)
+    weight = next(p for p in net.teacher.parameters() if is_weight(p))
+    with torch.no_grad():
+        row = weight[0].flatten()
+        row.zero_()
+        row[:4] = torch.tensor([127.0, 6.0, 5.0, -8.0])  # int8 with a scale of 1
+        weight[0] = row.view_as(weight[0])
+    coarse = next(p for p in with_leading_bits(net, 6).teacher.parameters() if is_weight(p))[0].flatten()
+    assert coarse[:5].tolist() == [125.5, 5.5, 5.5, -6.5, 1.5]  # steps of 4: 124 to 127, 4 to 7, -8 to -5, 0 to 3
