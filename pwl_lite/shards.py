@@ -33,9 +33,35 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGE = 1 << 16  # bytes from which a tensor gets pages of its own
 ALIGNED = 64  # torch's own tensors begin at multiples of so many bytes
 MOST_DIMENSIONS = 16
+
+
+def to_shard(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a shard. Numbers begin at multiples of 64 bytes, so that what is mapped or has arrived can be used where it
+    lies; tensors that are no multiple of it long come last, those of wide types first.
+
+    Args:
+        tensors: on the CPU.
+
+    Raises:
+        StoreError: a type that is not in `DTYPES`.
+    """
+    place = {name: (tensor.nbytes % ALIGNED > 0, -tensor.itemsize, name) for name, tensor in tensors.items()}
+    header, end, ordered = {}, 0, sorted(tensors, key=place.__getitem__)
+    for name in ordered:
+        tensor, start = tensors[name], end
+        end += tensor.nbytes
+        if tensor.dtype not in NAMES:
+            known = ", ".join(str(dtype)[6:] for dtype in NAMES)
+            raise StoreError(f"{name} is {str(tensor.dtype)[6:]}, which shards cannot hold: expected one of {known}")
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNED)  # the format allows for spaces there
+    numbers = (tensors[name].flatten().view(torch.uint8).numpy().tobytes() for name in ordered)
+    return b"".join([len(text).to_bytes(8, "little"), text, *numbers])
 
 
 def own_pages(length: int) -> mmap.mmap:
@@ -151,9 +177,14 @@ def empty_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 def settle(tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     """The tensors in the types in which they are used, and where torch would put them.
 
-    Kernels of torch's libraries choose their way by where numbers begin; elsewhere, the last bits of an output may differ.
-    Where one has to be converted or moved, all are copied: a small view would keep all pages in which the shard has arrived.
+    Kernels of torch's libraries choose their way by where numbers begin; elsewhere, the last bits of an output may differ. So
+    what begins elsewhere, or has another type, is copied. Where that is so of a large one, all are: a small view would keep all
+    pages in which the shard has arrived.
     """
-    if all(tensors[name].dtype == dtype and tensors[name].data_ptr() % ALIGNED == 0 for name, dtype in dtypes.items()):
-        return {name: tensors[name] for name in dtypes}
-    return {name: empty_pages(tensors[name].shape, dtype).copy_(tensors[name]) for name, dtype in dtypes.items()}
+    copied = {n for n, dtype in dtypes.items() if tensors[n].dtype != dtype or tensors[n].data_ptr() % ALIGNED}
+    if any(tensors[name].nbytes >= LARGE for name in copied) or not any(t.nbytes >= LARGE for t in tensors.values()):
+        copied = set(dtypes) if copied else copied
+    return {
+        name: empty_pages(tensors[name].shape, dtype).copy_(tensors[name]) if name in copied else tensors[name]
+        for name, dtype in dtypes.items()
+    }

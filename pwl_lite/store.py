@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +38,7 @@ from .manifest import (
 )
 from .networks import build_network
 from .precision import Precision, from_store, precision_of, to_store
-from .shards import Buffer, inflate, parse_shard, read_into_pages
+from .shards import Buffer, inflate, parse_shard, read_into_pages, to_shard
 from .swapnet import SwapNet
 
 
@@ -101,7 +100,7 @@ def save_blocks(
         with ExitStack() as stack:  # left in reverse order: the manifest is put in place last
             manifest_file = stack.enter_context(atomic_path(folder / MANIFEST))
             for name, part in shard_parts(net).items():
-                data = safetensors.torch.save(_stored(part, precision_of(name, dtype), folder / f"{name}.safetensors"))
+                data = to_shard(_stored(part, precision_of(name, dtype), folder / f"{name}.safetensors"))
                 entry = manifest["shards"][name]
                 if compress:
                     entry |= {"file": f"{name}.safetensors.zlib", "inflated": len(data)}

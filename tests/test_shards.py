@@ -13,7 +13,18 @@ from streaming_for_tests import IMAGES, META, TEACHER, expected_logits, pair
 
 from pwl_lite.errors import PWLError, StoreError
 from pwl_lite.manifest import read_manifest
-from pwl_lite.shards import DTYPES, LARGE, empty_pages, inflate, map_file, own_pages, parse_shard, read_into_pages, settle
+from pwl_lite.shards import (
+    DTYPES,
+    LARGE,
+    empty_pages,
+    inflate,
+    map_file,
+    own_pages,
+    parse_shard,
+    read_into_pages,
+    settle,
+    to_shard,
+)
 from pwl_lite.store import load_blocks, save_blocks
 from pwl_lite.streaming import ProgressiveModel
 
@@ -45,6 +56,34 @@ def test_all_types_and_shapes_as_the_library_reads_them(tmp_path):
         assert length == len(data) and set(found) == set(wanted)
         for name, tensor in wanted.items():
             assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+
+
+def test_the_library_reads_what_is_written(tmp_path):
+    tensors = {
+        f"{name} {shape}": values_of(dtype, *shape) for name, dtype in DTYPES.items() for shape in ((), (0, 3), (5,), (2, 3, 4))
+    }
+    tensors["not in a row"] = torch.arange(12.0).view(3, 4).T
+    data = to_shard(tensors)
+    (tmp_path / "x.safetensors").write_bytes(data)
+    loads = safetensors.torch.load(data), safetensors.torch.load_file(tmp_path / "x.safetensors")
+    for found in (*loads, parse_shard(in_pages(data), len(data), "x")):
+        assert set(found) == set(tensors)
+        for name, tensor in tensors.items():
+            assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+    with pytest.raises(StoreError, match=r"^a is complex64, which shards cannot hold: expected one of float64, float32,"):
+        to_shard({"a": torch.zeros(2, dtype=torch.complex64)})
+
+
+def test_large_tensors_are_used_where_they_lie_and_small_ones_moved_where_they_must(tmp_path):
+    tensors = {"norm": torch.rand(24), "count": torch.tensor(3), "weight": torch.rand(64, 3, 10, 10), "bias": torch.rand(64)}
+    (tmp_path / "x").write_bytes(to_shard(tensors))
+    buffer, length = map_file(tmp_path / "x")
+    lying = parse_shard(buffer, length, "x")
+    settled = settle(lying, {name: tensor.dtype for name, tensor in tensors.items()})
+    there = {name for name in tensors if settled[name].data_ptr() == lying[name].data_ptr()}
+    assert {"weight", "bias"} <= there
+    for name, tensor in tensors.items():
+        assert torch.equal(settled[name], tensor) and settled[name].data_ptr() % 64 == 0, name
 
 
 def test_tensors_are_views_of_what_arrived():
