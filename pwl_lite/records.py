@@ -103,9 +103,10 @@ def load_record(experiment: str, run: str, folder: str | os.PathLike | None = No
         RecordError: there is none of that name (the message lists those that are there), or it is damaged, or
             of an unknown schema.
     """
+    record = _load(Path(folder) if folder is not None else find_results(), experiment, run)
     if folder is None:
         _note_read("results", f"{experiment}/{run}")
-    return _load(Path(folder) if folder is not None else find_results(), experiment, run)
+    return record
 
 
 def _load(root: Path, experiment: str, run: str) -> Record:

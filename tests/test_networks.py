@@ -70,6 +70,17 @@ def test_a_layer_trains_as_torchs_own_does(masked):
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_layer_leaves_to_torch_what_it_does_not_know():
+    """A mask of padding, or the norm last: torch's way, in training too."""
+    torch.manual_seed(0)
+    tokens, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    for options, mask in (({"norm_first": True}, {"src_key_padding_mask": padding}), ({"norm_first": False}, {})):
+        kinds = EncoderLayer, nn.TransformerEncoderLayer
+        ours, theirs = (kind(8, 2, 16, dropout=0.0, batch_first=True, **options) for kind in kinds)
+        theirs.load_state_dict(ours.state_dict())
+        torch.testing.assert_close(ours.train()(tokens, **mask), theirs.train()(tokens, **mask))
+
+
 def test_dropout_acts_on_attention_while_a_layer_trains():
     layer = EncoderLayer(8, 2, 16, dropout=0.5, batch_first=True, norm_first=True)
     tokens = torch.randn(2, 3, 8)

@@ -73,7 +73,8 @@ class EncoderLayer(nn.TransformerEncoderLayer):
 
     def forward(self, tokens: Tensor, **mask: Any) -> Tensor:
         """(batch, tokens, width) -> the same; `mask` as torch's layer takes it (`src_mask`, `is_causal`)."""
-        if not self.training or tokens.device.type != "cpu":
+        as_ours = self.norm_first and self.self_attn.batch_first and mask.keys() <= {"src_mask", "is_causal"}
+        if not (self.training and as_ours and tokens.device.type == "cpu"):
             return super().forward(tokens, **mask)
         tokens = tokens + self.dropout1(self._attend(self.norm1(tokens), mask.get("src_mask")))
         hidden = self.dropout(self.activation(self.linear1(self.norm2(tokens))))
