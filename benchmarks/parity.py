@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from slices import options, side_by_side
+from slices import options, side_by_side, tuned
 
 from pwl_lite.files import write_atomically
 from pwl_lite.parity import SparseParity, Stack
@@ -30,6 +30,7 @@ from pwl_lite.parity_training import Hidden, Labels, Outputs, Stage, StreamLog, 
 from pwl_lite.records import environment
 
 DIMS = (4, 32, 128)
+LENGTHS = (3200, 6400, 25_600)
 EXTRACTIONS: dict[str, dict[str, Any]] = {  # options of the hidden layer's stage
     **{
         f"extraction, {kind}, {dim}": {"projection": kind, "dim": dim}
@@ -39,17 +40,28 @@ EXTRACTIONS: dict[str, dict[str, Any]] = {  # options of the hidden layer's stag
     "extraction, no projection": {"projection": "none"},
     "extraction, pca in steps": {"projection": "pca", "steps": 4},
     "extraction, until it has settled": {"patience": 3},
+    "extraction, cosine": {"loss": "cosine"},
+    "extraction, no readout": {"readout": False},
+    **{f"extraction, {length:,} samples": {"samples": length} for length in LENGTHS},
 }
+ONE_SHOT: dict[str, dict[str, float]] = {  # options of the teacher's outputs
+    "one-shot": {},
+    "one-shot, temperature 4": {"temperature": 4.0},
+    "one-shot, half labels": {"alpha": 0.5},
+}
+ACROSS = {"progressive, the transition": 1, "progressive, the transition, slowly": 5}  # how many first stages long
 ALL = (
     "cross entropy",
-    "one-shot",
+    *ONE_SHOT,
     "two checkpoints: before",
     "two checkpoints: inside",
     "two checkpoints: after",
     "progressive, a grid",
+    *ACROSS,
     *EXTRACTIONS,
 )
 SLOPE = ("cross entropy", "one-shot", "two checkpoints: inside", "extraction, gaussian, 32")
+LAYERS = {"extraction, layer 1": (1,), "extraction, layer 2": (2,), "extraction, layer after layer": (1, 2)}
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,9 @@ class Point:
         budget: most samples of a student.
         teacher_budget: most samples of a teacher.
         first: samples of a first stage.
-        rates: learning rates that are tried for every method, on seeds of their own.
+        rates: learning rates that are tried for every method, on seeds of their own; see `tuned` for those beyond.
         tuning_budget: most samples of a try.
+        hidden_layers: of teachers and students.
     """
 
     n: int = 50
@@ -80,17 +93,20 @@ class Point:
     first: int = 12_800
     rates: tuple[float, ...] = (0.25, 0.5, 1.0)
     tuning_budget: int = 1_280_000
+    hidden_layers: int = 1
 
     @property
     def name(self) -> str:
-        return f"n={self.n},k={self.k},width={self.width}"
+        name = f"n={self.n},k={self.k},width={self.width}"
+        return name if self.hidden_layers == 1 else f"{name},layers={self.hidden_layers}"
 
 
-SMALLER = Point(methods=SLOPE, budget=1_280_000, rates=(0.5, 1.0), tuning_budget=640_000)
+SMALLER = Point(methods=SLOPE, budget=1_280_000, tuning_budget=640_000)
 POINTS = (
     Point(),
     *(replace(SMALLER, n=n) for n in (20, 30, 40)),
     *(replace(SMALLER, n=30, width=width) for width in (16, 64)),
+    replace(SMALLER, n=30, hidden_layers=2, methods=(*SLOPE[:3], *LAYERS)),
 )
 
 
@@ -99,7 +115,8 @@ class Teachers:
 
     def __init__(self, point: Point, seeds: Sequence[int], log_every: int):
         self.point, self.task = point, SparseParity(point.n, point.k, seed=0)
-        settings = StreamSettings(lr=0.5, width=point.teacher_width, log_every=log_every, stop_at=0.99)
+        sizes = {"width": point.teacher_width, "hidden_layers": point.hidden_layers}
+        settings = StreamSettings(lr=0.5, log_every=log_every, stop_at=0.99, **sizes)
         begin = time.perf_counter()
         own = [100 + seed for seed in seeds]
         slowest = train_stream(self.task, [Labels(point.teacher_budget)], settings, own).samples[-1]
@@ -118,14 +135,26 @@ class Teachers:
         support = self.log.bits[..., list(self.task.support)].abs().mean(-1)
         return [round(support[t.inside, seed].item(), 3) for seed, t in enumerate(self.transitions)]
 
+    def across(self, count: int) -> list[list[int]]:
+        """So many entries of each seed's log, evenly from the first accuracy of 0.55 to the end of its transition."""
+        rises = [(self.log.accuracy[:, seed] >= 0.55).int().argmax().item() for seed in range(len(self.transitions))]
+        ends = [(rise, t.after) for rise, t in zip(rises, self.transitions)]
+        return [[round(a + (b - a) * i / (count - 1)) for a, b in ends] for i in range(count)]
+
     def stages(self, method: str, budget: int) -> list[Stage]:
         """A method as a list of stages, see chapter 9."""
         first = self.point.first
         rest = Outputs(self.final, budget - first)
         if method == "cross entropy":
             return [Labels(budget)]
-        if method == "one-shot":
-            return [Outputs(self.final, budget)]
+        if method in ONE_SHOT:
+            return [Outputs(self.final, budget, **ONE_SHOT[method])]
+        if method in ACROSS:  # the teacher's plateau is left out
+            pace = ACROSS[method] * first // 5
+            return [*(Outputs(self.log.checkpoint(entries), pace) for entries in self.across(5)), rest]
+        if method in LAYERS:
+            layers = LAYERS[method]
+            return [*(Hidden(self.final, first // len(layers), layer, dim=32) for layer in layers), rest]
         if method == "progressive, a grid":  # ten checkpoints evenly over the teacher's training, at the teacher's pace
             last = len(self.log.checkpoints) - 1
             entries = [round(last * i / 11) for i in range(1, 11)]
@@ -134,9 +163,8 @@ class Teachers:
         kind, _, option = method.partition(": ")
         if kind == "two checkpoints":
             return [Outputs(self.at(option), first), rest]
-        options = EXTRACTIONS[method]
-        most = budget // 4 if options.get("patience") else first  # of the first stage
-        return [Hidden(self.final, most, **options), rest]
+        most = budget // 4 if EXTRACTIONS[method].get("patience") else first  # of the first stage
+        return [Hidden(self.final, **{"samples": most, **EXTRACTIONS[method]}), rest]
 
 
 def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: int) -> dict[str, Any]:
@@ -144,14 +172,15 @@ def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: in
     point, begin = teachers.point, time.perf_counter()
 
     def run(lr: float, seeds: Sequence[int], budget: int) -> StreamLog:
-        settings = StreamSettings(lr=lr, width=point.width, log_every=log_every, stop_at=0.99)
+        sizes = {"width": point.width, "hidden_layers": point.hidden_layers}
+        settings = StreamSettings(lr=lr, log_every=log_every, stop_at=0.99, **sizes)
         return train_stream(teachers.task, teachers.stages(method, budget), settings, seeds)
 
-    tries = {}
-    if len(point.rates) > 1:
-        for lr in point.rates:
-            log = run(lr, [1000 + seed for seed in seeds], point.tuning_budget)
-            tries[lr] = (statistics.median(log.samples_to()), -log.accuracy[-1].mean().item())
+    def score(lr: float) -> tuple[float, float]:
+        log = run(lr, [1000 + seed for seed in seeds], point.tuning_budget)
+        return statistics.median(log.samples_to()), -log.accuracy[-1].mean().item()
+
+    tries = tuned(point.rates, score) if len(point.rates) > 1 else {}
     lr = min(tries, key=tries.__getitem__) if tries else point.rates[0]
     log = run(lr, seeds, point.budget)
     found = log.samples_to()
@@ -166,15 +195,16 @@ def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: in
     }
 
 
-def thinned(log: StreamLog, factor: float = 1.2) -> dict[str, Any]:
-    """A log's curves, for each seed, at entries that lie a factor apart: a tenth of the numbers show the same."""
-    entries = [0]
-    for entry, samples in enumerate(log.samples):
-        if samples >= factor * log.samples[entries[-1]] and entry:
-            entries.append(entry)
-    if entries[-1] != len(log.samples) - 1:
-        entries.append(len(log.samples) - 1)
+def thinned(log: StreamLog, factor: float = 1.2, moved: float = 0.05) -> dict[str, Any]:
+    """A log's curves, for each seed, at entries that lie a factor apart or where one has moved, and where each is highest."""
     support = log.bits[..., list(log.task.support)].abs().mean(-1)
+    values = torch.cat([log.accuracy, support], 1)
+    entries = [0]
+    for entry, samples in enumerate(log.samples[1:], start=1):
+        last = entries[-1]
+        if samples >= factor * log.samples[last] or (values[entry] - values[last]).abs().max() > moved:
+            entries.append(entry)
+    entries = sorted({*entries, len(log.samples) - 1, *support.argmax(0).tolist()})
     return {
         "samples": [log.samples[entry] for entry in entries],
         "accuracy": [[round(v, 3) for v in row] for row in log.accuracy[entries].T.tolist()],

@@ -1,4 +1,4 @@
-"""What the scripts with long trainings share: their options, and trainings side by side that can be cut into slices."""
+"""What the scripts with long trainings share: options, the choice of a learning rate, and trainings side by side in slices."""
 
 import argparse
 import math
@@ -34,6 +34,22 @@ def options(about: str, kind: str, names: Sequence[str], file: str, arguments: S
     if found.jobs > 1 and not FORK:
         parser.error(f"--jobs {found.jobs}: this system cannot copy processes; expected 1")
     return found
+
+
+def tuned(rates: Sequence[float], score: Callable[[float], Any], most: int = 2) -> dict[float, Any]:
+    """The score of each learning rate, the lower the better, and of up to `most` further ones while the best is at an edge.
+
+    A method whose best rate is the largest or the smallest that was tried might do better beyond; so each gets as far as it
+    wants to go, by steps of a factor of two.
+    """
+    scores = {rate: score(rate) for rate in rates}
+    for _ in range(most):
+        best = min(scores, key=scores.__getitem__)
+        if min(scores) < best < max(scores):
+            break
+        further = 2 * best if best == max(scores) else best / 2
+        scores[further] = score(further)
+    return scores
 
 
 def side_by_side(work: Callable[[str], Any], names: Sequence[str], jobs: int, end: float) -> Iterator[tuple[str, Any]]:
