@@ -1,6 +1,6 @@
 """Chapter 10 at a size that a chapter has no time for: five seeds with a teacher each, larger budgets, rates tuned alike.
 
-    python benchmarks/transformers.py                   # both tasks: measured, 35 minutes of one slow core
+    python benchmarks/transformers.py                   # both tasks: 80 minutes of one slow core
     python benchmarks/transformers.py --max-minutes 10  # a slice of it; call it again to go on
     python benchmarks/transformers.py --only parity --out runs/transformers
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from slices import options, side_by_side
+from slices import options, side_by_side, tuned
 from torch.nn.functional import cross_entropy
 
 from pwl_lite.blocknet import BlockNet, state_hash
@@ -27,11 +27,27 @@ from pwl_lite.files import write_atomically
 from pwl_lite.grammar import Grammar
 from pwl_lite.language import TransformerConfig, after_start, divergence, transformer
 from pwl_lite.language_training import SequenceLog, SequenceSettings, Stream, language_stream, parity_stream, train_sequences
-from pwl_lite.objectives import KD, CurriculumExtraction, Objective, ProgressiveCheckpoints, Supervised
-from pwl_lite.parity import SparseParity, correlations, vote
+from pwl_lite.objectives import KD, CurriculumExtraction, Objective, PCACurriculum, ProgressiveCheckpoints, Supervised
+from pwl_lite.parity import SparseParity, correlations, phase_transition, vote
 from pwl_lite.records import environment
 
-METHODS = ("cross entropy", "one-shot", "progressive", "extraction", "extraction, no projection")
+EXTRACTIONS: dict[str, dict[str, Any]] = {  # options of the first block's stage
+    "extraction": {},
+    "extraction, no projection": {"projection": "none"},
+    "extraction, sign": {"projection": "sign"},
+    "extraction, orthogonal": {"projection": "orthogonal"},
+    "extraction, pca": {"projection": "pca"},
+    "extraction, 4 numbers": {"dim": 4},
+    "extraction, cosine": {"loss": "cosine"},
+}
+CHECKPOINTS = {  # which of the teacher's come first
+    "checkpoint before": "before",
+    "progressive": "inside",
+    "checkpoint after": "after",
+    "progressive, a grid": "grid",
+}
+METHODS = ("cross entropy", "one-shot", *CHECKPOINTS, *EXTRACTIONS, "principal components in steps")
+SLOWER = tuple(m for m in METHODS if m not in ("extraction, sign", "extraction, orthogonal", "extraction, cosine"))
 ALONE = {"alpha": 1.0, "temperature": 1.0}  # the teacher's word alone, as in the papers
 
 
@@ -44,8 +60,9 @@ class Sizes:
         teacher_budget: most samples of a teacher.
         first: share of a student's budget for all stages before the last.
         log_every: samples between entries of the log.
-        rates: learning rates that are tried for every method.
+        rates: learning rates that are tried for every method; see `tuned` for those beyond.
         tuning_seeds: how many other students (of the first teacher) each rate is tried on.
+        methods: what is trained.
     """
 
     budget: int
@@ -54,6 +71,7 @@ class Sizes:
     log_every: int = 800
     rates: tuple[float, ...] = (0.003, 0.01, 0.03)
     tuning_seeds: int = 2
+    methods: tuple[str, ...] = METHODS
 
 
 class Parity:
@@ -87,10 +105,10 @@ class Parity:
     def reached(self, known: dict[str, float]) -> bool:
         return known["accuracy"] >= 0.99
 
-    def early(self, log: SequenceLog) -> list[BlockNet]:
-        """The checkpoint inside the transition: where the vote leans on support bits most."""
-        support = log.values["support"]
-        return [log.checkpoints[max(range(1, len(support)), key=support.__getitem__)]]
+    def moments(self, log: SequenceLog) -> dict[str, list[int]]:
+        """Inside the transition the vote leans on support bits most; see `phase_transition` for before and after."""
+        found = phase_transition(log.values["accuracy"], log.values["support"])
+        return {"before": [found.before], "inside": [found.inside], "after": [found.after]}
 
     def result(self, log: SequenceLog) -> float:
         return log.samples_to("accuracy", 0.99)
@@ -99,7 +117,7 @@ class Parity:
 class Language:
     """The grammar of chapter 10: the next token is told at every place."""
 
-    sizes = Sizes(budget=51_200, teacher_budget=76_800, first=0.1, log_every=1600)
+    sizes = Sizes(budget=51_200, teacher_budget=76_800, first=0.1, log_every=1600, methods=SLOWER)
     figure = "excess in the end"
 
     def __init__(self, levels: int = 3, symbols: int = 6):
@@ -126,10 +144,14 @@ class Language:
 
     reached = finished
 
-    def early(self, log: SequenceLog) -> list[BlockNet]:
-        """The checkpoints that are most like those who know subtrees of height 1, and 2."""
+    def moments(self, log: SequenceLog) -> dict[str, list[int]]:
+        """Inside: most like those who know subtrees of height 1, and 2; before: of height 0; after: half-way from 2 to the end.
+
+        A language is not learnt at once, so there is no plateau: these are the grammar's own stages.
+        """
         entries = range(1, len(log.samples))
-        return [log.checkpoints[min(entries, key=log.values[f"from knower {h}"].__getitem__)] for h in (1, 2)]
+        near = [min(entries, key=log.values[f"from knower {h}"].__getitem__) for h in (0, 1, 2)]
+        return {"before": near[:1], "inside": near[1:], "after": [(near[2] + entries[-1]) // 2]}
 
     def result(self, log: SequenceLog) -> float:
         return log.values["excess"][-1]
@@ -143,8 +165,11 @@ class Teacher:
     """A trained network, and what a curriculum may take from its training."""
 
     network: BlockNet
-    early: list[BlockNet]
     log: SequenceLog
+    moments: dict[str, list[int]]
+
+    def at(self, moment: str) -> list[BlockNet]:
+        return [self.log.checkpoints[entry] for entry in self.moments[moment]]
 
 
 def teacher_of(task: Task, seed: int, sizes: Sizes) -> Teacher:
@@ -152,42 +177,49 @@ def teacher_of(task: Task, seed: int, sizes: Sizes) -> Teacher:
     net = task.network(32, 100 + seed)
     settings = SequenceSettings(sizes.teacher_budget, lr=3e-3, log_every=sizes.log_every, keep=True)
     log = train_sequences(Supervised(net), net, task.stream, settings, task.know, 100 + seed, task.finished)
-    return Teacher(net, task.early(log), log)
+    last = len(log.samples) - 1
+    grid = [round(last * i / 6) for i in range(1, 6)]  # five checkpoints evenly over the teacher's training
+    return Teacher(net, log, {**task.moments(log), "grid": grid})
 
 
-def objective_of(method: str, teacher: Teacher, student: BlockNet, first: float) -> Objective:
-    """A method for one student."""
+def objective_of(method: str, teacher: Teacher, student: BlockNet, first: float, seed: int) -> Objective:
+    """A method for one student; what it draws is decided by the seed."""
     if method == "cross entropy":
         return Supervised(student)
     if method == "one-shot":
         return KD(teacher.network, student, **ALONE)
-    if method == "progressive":
-        shares = [first / len(teacher.early)] * len(teacher.early)
-        return ProgressiveCheckpoints([*teacher.early, teacher.network], student, [*shares, 1 - first], **ALONE)
-    projection = "none" if method == "extraction, no projection" else "gaussian"
-    return CurriculumExtraction(teacher.network, student, shares=[first], projection=projection, **ALONE)
+    if method in CHECKPOINTS:
+        early = teacher.at(CHECKPOINTS[method])
+        shares = [first / len(early)] * len(early)
+        return ProgressiveCheckpoints([*early, teacher.network], student, [*shares, 1 - first], **ALONE)
+    if method == "principal components in steps":  # a hint beside the outputs, on the same block
+        return PCACurriculum(teacher.network, student, block=1, until=first, **ALONE)
+    return CurriculumExtraction(teacher.network, student, shares=[first], seed=seed, **EXTRACTIONS[method], **ALONE)
 
 
 def student_of(task: Task, method: str, teacher: Teacher, lr: float, seed: int, sizes: Sizes) -> SequenceLog:
     """Train a student with two heads of size 8."""
     student = task.network(16, seed)
-    torch.manual_seed(seed)  # of what an objective draws: projections, learned maps
-    objective = objective_of(method, teacher, student, sizes.first)
+    torch.manual_seed(seed)  # of the learned maps
+    objective = objective_of(method, teacher, student, sizes.first, seed)
     settings = SequenceSettings(sizes.budget, lr=lr, log_every=sizes.log_every)
     return train_sequences(objective, student, task.stream, settings, task.know, seed, task.reached)
 
 
 def trained(task: Task, method: str, teachers: Sequence[Teacher], sizes: Sizes) -> dict[str, Any]:
     """Choose the learning rate on other seeds, train a student for each teacher, and tell what came of it."""
-    begin, tries, scores = time.perf_counter(), {}, {}
-    for lr in sizes.rates:
+    begin, tries = time.perf_counter(), {}
+
+    def score(lr: float) -> tuple[float, float]:
         logs = [student_of(task, method, teachers[0], lr, 1000 + i, sizes) for i in range(sizes.tuning_seeds)]
         tries[lr] = [task.result(log) for log in logs]
         # who does not get there counts as twice the budget; where none does, the loss says which rate came closest
-        scores[lr] = (
+        return (
             statistics.fmean(min(result, 2 * sizes.budget) for result in tries[lr]),
             statistics.fmean(log.values.get("loss", [0.0])[-1] for log in logs),
         )
+
+    scores = tuned(sizes.rates, score)
     lr = min(scores, key=scores.__getitem__)
     logs = [student_of(task, method, teacher, lr, seed, sizes) for seed, teacher in enumerate(teachers)]
     return {
@@ -222,12 +254,13 @@ def measure(
     if entry["settings"] != settings:
         sys.exit(f"{path}: {name} was measured with other settings; choose another --out, or delete the file")
     begin, methods = time.perf_counter(), entry["methods"]
-    left = [method for method in METHODS if method not in methods]
+    left = [method for method in sizes.methods if method not in methods]
     if left and minutes > 0:
         teachers = [teacher_of(task, seed, sizes) for seed in range(seeds)]
         entry["teachers"] = {
             "state": [state_hash(teacher.network) for teacher in teachers],
             "samples": [teacher.log.samples[-1] for teacher in teachers],
+            "checkpoints": {m: [[t.log.samples[e] for e in t.moments[m]] for t in teachers] for m in CHECKPOINTS.values()},
             "in the end": [{k: round(v[-1], 4) for k, v in teacher.log.values.items()} for teacher in teachers],
         }
         say(f"{name}: teachers, {time.perf_counter() - begin:.0f} s")
@@ -237,10 +270,10 @@ def measure(
 
         for method, result in side_by_side(work, left, jobs, begin + 60 * minutes):
             methods[method] = result
-            entry["methods"] = {m: methods[m] for m in METHODS if m in methods}
+            entry["methods"] = {m: methods[m] for m in sizes.methods if m in methods}
             write_atomically(path, json.dumps(found) + "\n")
             say(f"{name}: {method}: {task.figure}: {result[task.figure]}")
-    if len(methods) < len(METHODS):
+    if len(methods) < len(sizes.methods):
         say(f"{minutes:g} minutes are over; call again to go on")
         return False
     return True

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pwl_lite.objectives import KD, CurriculumExtraction, ProgressiveCheckpoints, Supervised
+from pwl_lite.language_training import SequenceLog
+from pwl_lite.objectives import KD, CurriculumExtraction, PCACurriculum, Supervised
 from pwl_lite.parity import SparseParity, Stack, Transition, parity_mlp
 from pwl_lite.parity_training import Hidden, Labels, StreamLog
 
@@ -213,16 +214,21 @@ def test_a_point_that_is_not_there_is_refused(parity, capsys):
 @pytest.mark.parametrize("name", ["parity", "language"])
 def test_transformers_are_measured_in_slices(transformers, tmp_path, name):
     task = transformers.Parity(n=5, k=2) if name == "parity" else transformers.Language(levels=2, symbols=3)
-    sizes = transformers.Sizes(6400, teacher_budget=6400, first=0.25, log_every=640, rates=(0.003, 0.01), tuning_seeds=1)
+    methods = ("cross entropy", "progressive, a grid", "extraction, sign", "principal components in steps")
+    about = {"log_every": 640, "rates": (0.003, 0.01), "tuning_seeds": 1, "methods": methods}
+    sizes = transformers.Sizes(6400, teacher_budget=6400, first=0.25, **about)
     path, said = tmp_path / "transformers.json", []
     assert not transformers.measure(name, task, sizes, 2, path, minutes=0, say=said.append) and "call again" in said[0]
     assert not path.exists()
     assert transformers.measure(name, task, sizes, 2, path, minutes=10, say=said.append)
     entry = json.loads(path.read_text())["tasks"][name]
-    assert tuple(entry["methods"]) == transformers.METHODS
+    assert tuple(entry["methods"]) == methods
     assert len(set(entry["teachers"]["state"])) == 2
+    for entries in entry["teachers"]["checkpoints"].values():
+        assert len(entries) == 2 and all(0 <= n <= 6400 for row in entries for n in row)
     for method in entry["methods"].values():
-        assert method["lr"] in (0.003, 0.01) and set(method["tries"]) == {"0.003", "0.01"}
+        rates = sorted(map(float, method["tries"]))
+        assert {0.003, 0.01} <= set(rates) and len(rates) <= 4 and method["lr"] in rates
         assert len(method[task.figure]) == 2 and all(value is None or value >= 0 for value in method[task.figure])
         for curves in method["curves"].values():
             assert len(curves) == 2 and max(map(len, curves)) == len(method["samples"])
@@ -237,22 +243,37 @@ def test_transformers_are_measured_in_slices(transformers, tmp_path, name):
 
 def test_a_transformers_method_is_the_objective_that_its_name_says(transformers):
     task = transformers.Parity(n=5, k=2)
-    first, second, final, student = (task.network(width, seed) for seed, width in enumerate((16, 16, 16, 8)))
-    for early, shares in (([first], [0.25, 0.75]), ([first, second], [0.125, 0.125, 0.75])):
-        teacher = transformers.Teacher(final, early, log=None)
-        made = {method: transformers.objective_of(method, teacher, student, 0.25) for method in transformers.METHODS}
-        kinds = [Supervised, KD, ProgressiveCheckpoints, CurriculumExtraction, CurriculumExtraction]
-        assert [type(objective) for objective in made.values()] == kinds
-        assert made["cross entropy"].model is student and made["one-shot"].teacher is final
-        stages = made["progressive"].stages
-        assert [stage.teacher for stage in stages] == [*early, final] and made["progressive"].shares == shares
-        both = [made[method] for method in ("extraction", "extraction, no projection")]
-        assert all(objective.teacher is final and objective.shares == [0.25] for objective in both)
-        projected, whole = (objective.model["hints"][0].matrix for objective in both)
-        assert projected.shape == (16, 8) and (projected != 0).all()
-        assert torch.equal(whole, torch.eye(16))
-        for kd in (made["one-shot"], *stages, *(objective.kd for objective in both)):  # the teacher's word alone
-            assert kd.alpha == kd.temperature == 1 and kd.model is student
+    *kept, student = (task.network(width, seed) for seed, width in enumerate((16,) * 8 + (8,)))
+    log = SequenceLog(samples=[800 * i for i in range(8)], checkpoints=kept)
+    moments = {"before": [1], "inside": [2, 4], "after": [5], "grid": [1, 2, 4, 5, 6]}
+    teacher = transformers.Teacher(kept[-1], log, moments)
+    made = {method: transformers.objective_of(method, teacher, student, 0.25, seed=7) for method in transformers.METHODS}
+    assert isinstance(made["cross entropy"], Supervised) and made["cross entropy"].model is student
+    assert isinstance(made["one-shot"], KD) and made["one-shot"].teacher is kept[-1]
+    for method, entries in (("checkpoint before", [1]), ("progressive", [2, 4]), ("checkpoint after", [5])):
+        assert made[method].teachers == [*(kept[e] for e in entries), kept[-1]]
+        assert made[method].shares == [*[0.25 / len(entries)] * len(entries), 0.75]
+    assert made["progressive, a grid"].shares == pytest.approx([0.05] * 5 + [0.75])
+    told = {
+        "extraction": {"projection": "gaussian"},
+        "extraction, no projection": {"projection": "none"},
+        "extraction, sign": {"projection": "sign"},
+        "extraction, orthogonal": {"projection": "orthogonal"},
+        "extraction, pca": {"projection": "pca"},
+        "extraction, 4 numbers": {"projection": "gaussian", "dim": 4},
+        "extraction, cosine": {"projection": "gaussian", "loss": "cosine"},
+    }
+    assert set(told) == {method for method in made if method.startswith("extraction")}
+    for method, options in told.items():
+        assert isinstance(made[method], CurriculumExtraction) and made[method].teacher is kept[-1]
+        found = made[method].settings()
+        wanted = {"dim": None, "loss": "mse", "blocks": [1], "shares": [0.25], "seed": 7, "readout": True} | options
+        assert {key: found[key] for key in wanted} == wanted
+    in_steps = made["principal components in steps"]
+    assert isinstance(in_steps, PCACurriculum) and (in_steps.block, in_steps.until, in_steps.steps) == (1, 0.25, 4)
+    for method, objective in made.items():
+        if method != "cross entropy":
+            assert objective.settings()["alpha"] == objective.settings()["temperature"] == 1.0
 
 
 def test_a_task_that_is_not_there_is_refused(transformers, capsys):
