@@ -33,10 +33,10 @@ globalThis.foldAgain = () => {
   for (const [element, set] of unfolded) set(element, true);
 };
 
-/** Serious and critical violations that axe-core finds, one line each with its first place; in the look "dark" of colours. */
+/** Serious and critical violations that axe-core finds, one line each with its first place; in a look that starts with "dark" of colours. */
 globalThis.violations = async (look) => {
   const dark = { runOnly: { type: "rule", values: ["color-contrast", "link-in-text-block"] } };
-  const result = await axe.run(document, { resultTypes: ["violations"], ...(look === "dark" ? dark : {}) });
+  const result = await axe.run(document, { resultTypes: ["violations"], ...(look.startsWith("dark") ? dark : {}) });
   return result.violations
     .filter((v) => v.impact === "serious" || v.impact === "critical")
     .map((v) => `${v.impact} ${v.id} in ${v.nodes.length} places, such as ${v.nodes[0].html.replace(/\s+/g, " ").slice(0, 160)}`);

@@ -46,6 +46,8 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SETTLED = "document.getAnimations().every((a) => a.playState !== 'running' || a.effect.getTiming().iterations === Infinity)"
 CHAPTER_BYTES = 3e6
 REBUILD_SECONDS = 30
+# A word of the text, a name of the code and a word of the glossary: the page that each must lead to.
+SEARCHED = {"converter": "Feature alignment", "order_freedom": "Evaluation", "whitening": "Glossary"}
 WORKERS = 2
 ROUNDS = 5  # of pressing what has appeared meanwhile
 SOON = 300  # milliseconds
@@ -167,6 +169,11 @@ class Inspector:
             seen.problems += [f"dark: {what}" for what in page.evaluate("darkFigures()")]
             page.evaluate("foldAgain()")
             self._keyboard(page, seen)
+            if page.query_selector(".pwl-view, .pwl-demo"):  # which look different now that they have been used
+                self._axe(page, seen, "dark, used")
+                page.emulate_media(color_scheme="light", reduced_motion="reduce")
+                page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+                self._axe(page, seen, "light, used")
         page.close()
         if not code:
             context.close()
@@ -217,7 +224,7 @@ class Inspector:
         devtools.on("Network.loadingFinished", arrived)
 
     def _axe(self, page: Page, seen: Seen, look: str) -> None:
-        """Serious and critical violations in the look "light", "phone" or "dark", in dark those of colours only."""
+        """Serious and critical violations in a look such as "light", "phone" or "dark, used"; in dark those of colours only."""
         for found in page.evaluate("violations", look):
             seen.problems.append(f"{look}: {found}")
 
@@ -316,7 +323,7 @@ def main() -> None:
         shares = [names[i::WORKERS] for i in range(WORKERS)]
         jobs = [pool.submit(look_at, share, browser, address, axe, pictures) for share in shares if share]
         seen = sorted((one for job in jobs for one in job.result()), key=lambda one: one.name)
-        problems = pool.submit(look_for, "converter", "Feature alignment", browser, address).result()
+        problems = [p for each in SEARCHED.items() for p in pool.submit(look_for, *each, browser, address).result()]
     server.shutdown()
     for one in seen:
         problems += [f"{one.name}: {problem}" for problem in one.problems]

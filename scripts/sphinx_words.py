@@ -34,23 +34,27 @@ def words(app: Sphinx) -> dict[str, tuple[str, str]]:
 
 def pattern(found: dict[str, tuple[str, str]]) -> re.Pattern:
     """Matches a word or its plural, the longest first; abbreviations only in capitals."""
+    def anyhow(word: str) -> str:
+        return r"\s+".join(map(re.escape, word.split()))  # in a text that is broken into lines, between any two words
+
     each = [
-        f"(?:{re.escape(word)}|{re.escape(word.capitalize())})" if word.islower() else re.escape(word)
+        f"(?:{anyhow(word)}|{anyhow(word.capitalize())})" if word.islower() else anyhow(word)
         for word in sorted(found, key=len, reverse=True)
     ]
     return re.compile(rf"(?<![\w/-])({'|'.join(each)})(?:e?s)?(?![\w/-])")
 
 
 def link_first_uses(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Turn the first use of each word into a link to the glossary."""
+    """Turn the first use of each entry's words into a link to the glossary."""
     if app.builder.format != "html" or not (found := words(app)):
         return
     expression = pattern(found)
-    used: dict[str, set[str]] = {}  # by page: the single-page book holds all of them
+    used: dict[str, set[str]] = {}  # definitions by page: the single-page book holds all of them
     for paragraph in list(doctree.findall(nodes.paragraph)):
         page = _page(paragraph, docname)
         if WITHOUT.match(page) or _inside(paragraph, NOT_PROSE, "cell_output"):
             continue
+        _join_lines(paragraph)
         for text in list(paragraph.findall(nodes.Text)):
             title = isinstance(text.parent, nodes.emphasis) and len(text.split()) > 3  # of a work
             if not title and not _inside(text, NOT_PROSE, stop=paragraph):
@@ -62,17 +66,30 @@ def _link(app: Sphinx, text: nodes.Text, found: dict, expression: re.Pattern, us
     parts: list[nodes.Node] = []
     rest = 0
     for match in expression.finditer(text.astext()):
-        word = match[1] if match[1] in found else match[1].lower()
-        if word in used:
+        said = " ".join(match[1].split())
+        anchor, definition = found[said if said in found else said.lower()]
+        if definition in used:
             continue
-        used.add(word)
-        anchor, definition = found[word]
+        used.add(definition)
         target = f"{app.builder.get_relative_uri(docname, GLOSSARY)}#{anchor}"
         link = nodes.reference("", match[0], internal=True, refuri=target, reftitle=definition, classes=["word"])
         parts += [nodes.Text(text.astext()[rest : match.start()]), link]
         rest = match.end()
     if parts:
         text.parent.replace(text, [*parts, nodes.Text(text.astext()[rest:])])
+
+
+def _join_lines(paragraph: nodes.paragraph) -> None:
+    """Make one text of those that stand side by side: each line of the source is one of its own."""
+    for parent in {text.parent for text in paragraph.findall(nodes.Text)}:
+        joined: list[nodes.Node] = []
+        for child in parent.children:
+            if isinstance(child, nodes.Text) and joined and isinstance(joined[-1], nodes.Text):
+                joined[-1] = nodes.Text(joined[-1].astext() + child.astext())
+            else:
+                joined.append(child)
+        parent.children = []
+        parent.extend(joined)
 
 
 def _inside(node: nodes.Node, kinds: tuple, css_class: str = "", stop: nodes.Node | None = None) -> bool:

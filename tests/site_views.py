@@ -7,9 +7,8 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean, median
 from urllib.parse import quote
@@ -17,6 +16,7 @@ from urllib.parse import quote
 import check_pages
 import pandas as pd
 import pytest
+from browser import explanation, find_browser
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from test_web_demo import assert_first_answer_within_two_seconds, assert_main_thread_stays_free, serve
 
@@ -24,7 +24,6 @@ import pwl_lite as pwl
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "_build" / "html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ROUNDED = 0.0501  # to one digit; Python and JavaScript round a half differently
 HUNDREDTH = 0.00501  # to two digits
 VGG = {"dataset": "cifar10", "family": "vgg", "profile": "cifar"}
@@ -40,7 +39,7 @@ def views_of(chapter: Path, key: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    place = os.environ.get("PWL_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)))
+    place = find_browser() or pytest.fail(explanation())
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=place, args=["--no-sandbox"]) as started:
         yield started
 
@@ -165,12 +164,14 @@ def test_sparse_parity_shows_the_medians_of_its_measurement(browser):
         seeds = len(measured[name]["samples to 99 %"])
         assert view.locator(".pwl-frame polyline").count() == 2 * seeds  # its accuracy, its correlation
 
-    for kind in ("gaussian", "pca"):
+    for kind in ("gaussian", "sign", "orthogonal", "pca"):
         for size in ("4", "32", "128"):
             projection.select_option(label=kind)
             dimension.select_option(label=size)
             check(f"extraction, {kind}, {size}")
-    for name in ("cross entropy", "one-shot", "two checkpoints: inside", "progressive, a grid"):
+    projection.select_option(label="none")
+    check("extraction, no projection")
+    for name in method.locator("option").all_inner_texts()[1:]:
         method.select_option(label=name)
         check(name)
 
@@ -244,6 +245,83 @@ def test_the_picker_shows_the_record_along_every_named_order_and_for_single_bloc
         changed = next(i for i in range(4) if now[i] != composition[i])
         view.locator("button.pwl-block").nth(changed).press("Enter")
         check(composition)
+
+
+PICKERS = [(chapter, k) for chapter in CHAPTERS for k in range(len(views_of(chapter, "rows")))]
+
+
+@pytest.mark.parametrize(("chapter", "k"), PICKERS, ids=lambda value: getattr(value, "stem", value))
+def test_a_picker_shows_its_table_for_every_composition_and_every_order(browser, chapter, k):
+    page = opened(browser, chapter)
+    view = page.locator(".pwl-picker").nth(k)
+    title = view.locator(".pwl-title").inner_text()
+    (data,) = (data for data in views_of(chapter, "rows") if data["title"] == title)
+    rows, n = data["rows"], len(data["names"])
+    slider, order = view.locator("input[type=range]"), view.locator("select")
+    sizes = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
+
+    def check(composition: str) -> None:
+        assert "".join(view.locator(".pwl-letter").all_text_contents()) == composition
+        row = rows[composition]
+        tiles = dict(zip(view.locator(".pwl-label").all_inner_texts(), view.locator(".pwl-value").all_inner_texts()))
+        assert percent_in(tiles["Accuracy"]) == pytest.approx(row["accuracy"], abs=ROUNDED)
+        if "Agreement" in tiles:
+            assert percent_in(tiles["Agreement"]) == pytest.approx(row["agreement"], abs=ROUNDED)
+        for label, key in (("Weights", "bytes"), ("Work", "macs")):
+            if label in tiles:
+                number, size = re.fullmatch(r"([\d.]+) ([kMG]?)(?:B|MAC)", tiles[label]).groups()
+                assert float(number) * sizes[size] == pytest.approx(row[key], rel=0.0051)  # three digits
+        for card, image in zip(view.locator(".pwl-card").all(), (data["samples"] or {"images": []})["images"], strict=True):
+            likeliest, _ = image["top"][composition][0]
+            assert data["samples"]["classes"][int(likeliest)] in card.locator("li").first.inner_text()
+            right = likeliest == image["label"]
+            expect(card.locator(".pwl-verdict")).to_contain_text("right" if right else "wrong")
+
+    for composition in pwl.all_compositions(n):
+        now = "".join(view.locator(".pwl-letter").all_text_contents())
+        for i in range(n):
+            if now[i] != composition[i]:
+                view.locator("button.pwl-block").nth(i).press("Enter")
+        check(composition)
+    offered = order.locator("optgroup option")
+    assert offered.count() == math.factorial(n)
+    values, previous = offered.evaluate_all("nodes => nodes.map((o) => o.value)"), 0.0
+    for value, words in zip(values, offered.all_text_contents(), strict=True):
+        steps = [rows[c]["accuracy"] for c in pwl.path([int(b) for b in value.split(",")], n)]
+        dip = max(0.0, *(a - b for a, b in pairwise(steps)))
+        said = re.search(r"dips by ([\d.]+)", words)
+        assert (float(said[1]) if said else 0.0) == pytest.approx(dip, abs=ROUNDED), words
+        assert dip >= previous - 1e-9  # the smallest comes first
+        previous = dip
+        order.select_option(value)
+        slider.press("End")
+        check("T" * n)
+        slider.press("ArrowLeft")
+        check(pwl.path([int(b) for b in value.split(",")], n)[n - 1])
+    slider.press("Home")
+    play = view.locator(".pwl-play")
+    play.press("Enter")
+    expect(slider).to_have_value("1", timeout=20_000)
+    play.press("Enter")
+    expect(play).to_contain_text("Play")
+
+
+def test_a_picker_of_a_record_has_what_the_record_has():
+    chapter = ROOT / "book" / "05_progressive_swapping.ipynb"
+    record = pwl.load_records("pwl", **VGG)[0]
+    (rows,) = (data["rows"] for data in views_of(chapter, "rows") if record.run in data["title"])
+    for composition, row in rows.items():
+        costs = record.costs[composition]
+        wanted = {"accuracy": record.lattice[composition], "agreement": record.agreement[composition], **costs}
+        assert row == wanted, composition
+
+
+def test_the_streaming_views_accuracies_are_those_of_the_record():
+    (data,) = views_of(ROOT / "book" / "06_streaming_weights.ipynb", "traces")
+    lattice = pwl.load_records("pwl", **VGG)[0].lattice
+    seen = {(composition, percent) for trace in data["traces"] for _, composition, percent, *_ in trace["steps"]}
+    assert len({composition for composition, _ in seen}) > 5
+    assert all(percent == pytest.approx(lattice[composition], abs=1e-9) for composition, percent in seen)
 
 
 def times_in(text: str) -> list[float]:

@@ -87,7 +87,8 @@ yu2020bignas cai2020ofa
 hinton2015 romero2015fitnets zagoruyko2017attention park2019rkd tian2020crd zhao2022dkd repdistiller mdistiller
 simonyan2015vgg he2016resnet zagoruyko2016wide dosovitskiy2021vit krizhevsky2009cifar
 jordan2024airbench airbench94muon jordan2024muon balsam2023hlb muller2019smoothing
-safetensors yoshimura2025fastsafetensors runaistreamer tensorizer fu2024serverlessllm
+safetensors yoshimura2025fastsafetensors runaistreamer tensorizer fu2024serverlessllm paszke2019pytorch
+pwlcode progressivecode radford2019gpt2 devlin2019bert deng2009imagenet
 """
 
 
@@ -377,7 +378,8 @@ def test_without_npm_registry_scripts_that_were_fetched_before_stay(tmp_path):
 PAGE = """\
 # A page
 
-$x^2$ and a [link](other.md#a-place). `block` is code; Blocks, and again blocks, are words; so is MB, unlike mb or MB/s.
+$x^2$ and a [link](other.md#a-place). `block` is code; Blocks, and again blocks, are words; so is MB, unlike mb or MB/s. Loading
+orders have another name: path.
 
 :::{container} pwl-demo
 What stands here without JavaScript.
@@ -389,6 +391,10 @@ GLOSSARY = """\
 ```{glossary}
 block
   What is swapped.
+
+loading order
+path
+  In which blocks come.
 
 MB
   A million bytes.
@@ -450,7 +456,11 @@ def test_pages_load_from_their_own_site_or_from_cdns(tmp_path, vendored):
     assert (site / "index.html").is_file()
     assert check_site.problems(site) == []
     words = re.findall(r'<a class="word [^>]*href="glossary.html#([^"]*)" title="([^"]*)">([^<]*)</a>', intro(site))
-    assert words == [("term-block", "What is swapped.", "Blocks"), ("term-MB", "A million bytes.", "MB")]
+    assert words == [
+        ("term-block", "What is swapped.", "Blocks"),
+        ("term-MB", "A million bytes.", "MB"),
+        ("term-loading-order", "In which blocks come.", "Loading\norders"),  # and its other name is not linked again
+    ]
     assert "Toggle hidden content" not in (site / "book" / "widgets.html").read_text()
     demo = {p: [a for a in check_site.Page(site / "book" / f"{p}.html").loads if "/demo/" in a] for p in ("intro", "other")}
     assert len(demo["intro"]) == 2 and demo["other"] == []  # script and style sheet, where there is a place for it

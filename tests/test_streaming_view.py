@@ -1,20 +1,18 @@
 """What `StreamingView` does in a browser: without a kernel, with one (played by the page), and with two views of one model."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+from browser import find_browser
 
 from pwl_lite.traces import Trace
 from pwl_lite.widgets import StreamingView, kit
 
 NODE = shutil.which("node")
-CHROMIUM = os.environ.get("PWL_BROWSER") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+CHROMIUM = find_browser()
 STEPS = [[0.1, "SSSS", 50.0, 10], [0.2, "TTTT", 60.0, 20]]
 SETTINGS = [(4e6, "prefix", "none"), (4e6, "best", "none"), (16e6, "prefix", "none"), (16e6, "prefix", "truncated")]
 # A model as anywidget gives it to a view, and the kernel at its other end.

@@ -22,6 +22,7 @@ import sphinx_pwl
 import torch
 import vendor
 import web_pairs
+from browser import find_browser
 from docutils import nodes
 from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
@@ -35,9 +36,7 @@ pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = os.environ.get("PWL_BROWSER") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+CHROMIUM = find_browser()
 TRIES = 5  # of what is about time: the machine may be busy with something else
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Demo</title>
 <meta name="viewport" content="width=device-width"><link rel="stylesheet" href="_static/demo/demo.css"></head>
@@ -273,14 +272,14 @@ def assert_first_answer_within_two_seconds(browser: Browser, url: str, of: str =
     assert min(seconds) < limit, seconds
 
 
-def assert_main_thread_stays_free(browser: Browser, page: Page) -> None:
+def assert_main_thread_stays_free(browser: Browser, page: Page, pair: str = "shapes10") -> None:
     """No task of the page's main thread computes for 50 ms while all blocks arrive and are swapped in.
 
     Computing time is what the page's code is answerable for; the time on the wall also holds what other programs took.
     """
     page.wait_for_load_state("networkidle")
     browser.start_tracing(page=page, categories=["toplevel"])
-    start(page)
+    start(page, pair=pair)
     until(page, "demo.finished")
     events = json.loads(browser.stop_tracing())["traceEvents"]
     assert demo(page, "swaps.length") == 5
@@ -293,8 +292,9 @@ def test_first_answer_comes_within_two_seconds_of_navigation(browser, site):
     assert_first_answer_within_two_seconds(browser, address(site))
 
 
-def test_loading_and_swapping_leave_the_main_thread_free(browser, page):
-    assert_main_thread_stays_free(browser, page)
+@pytest.mark.parametrize("pair", ["shapes10", "cifar10"])
+def test_loading_and_swapping_leave_the_main_thread_free(browser, page, pair):
+    assert_main_thread_stays_free(browser, page, pair)
 
 
 def test_a_slow_link_is_slow_and_the_student_answers_long_before_the_teacher_would(page, folder):
@@ -422,6 +422,27 @@ def test_a_shard_that_the_server_has_lost_keeps_the_page_answering(page, folder)
     until(page, "demo.composition === 'TTTT'")
 
 
+def test_a_single_image_is_looked_at_closely(page, folder):
+    """By the slider or by its tile: what each composition that has seen it says, and whether that is right."""
+    start(page)
+    until(page, "demo.finished")
+    images, labels = next(pwl.load_dataset("shapes10").test.batches(200))
+    net = pwl.load_blocks(pwl.find_weights("shapes10-vgg-quick-seed0"))
+    with torch.no_grad():
+        said = {c: net(images, c).argmax(1).tolist() for c in ("SSSS", "TTTT")}
+    slider, rows = page.get_by_label("Look at image"), page.locator(".pwl-demo-history li")
+    changed = next(i for i in range(200) if said["SSSS"][i] != said["TTTT"][i])
+    slider.fill(str(changed + 1))
+    expect(rows.filter(has_text="SSSS")).to_contain_text(CLASSES[said["SSSS"][changed]])
+    expect(rows.filter(has_text="TTTT")).to_contain_text(CLASSES[said["TTTT"][changed]])
+    tile = page.locator(".pwl-demo-tiles span").nth(42)
+    expect(tile).to_have_attribute("title", f"43: {CLASSES[labels[42]]}")
+    expect(tile).to_have_class(re.compile("pwl-demo-right" if said["TTTT"][42] == labels[42] else "pwl-demo-wrong"))
+    tile.click()
+    expect(slider).to_have_value("43")
+    expect(rows.filter(has_text="TTTT")).to_contain_text(CLASSES[said["TTTT"][42]])
+
+
 def test_it_can_be_started_again_and_switched(page):
     start(page, link="50000")
     until(page, "demo.swaps.length >= 2")
@@ -480,12 +501,19 @@ def test_a_page_opened_from_a_file_says_so(browser, folder):
     page.close()
 
 
-@pytest.mark.parametrize("lacking", ["WebAssembly", "Worker"])
-def test_a_browser_without_what_is_needed_is_told(browser, site, lacking):
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [
+        ("delete globalThis.WebAssembly", "has no WebAssembly."),
+        ("WebAssembly.validate = () => false", "has no SIMD in its WebAssembly."),
+        ("delete globalThis.Worker", "has no web workers."),
+        ("delete globalThis.DecompressionStream", "has no DecompressionStream."),
+    ],
+)
+def test_a_browser_without_what_is_needed_is_told(browser, site, taken, words):
     page = browser.new_page()
-    page.add_init_script(f"delete globalThis.{lacking}")
+    page.add_init_script(taken)
     page.goto(address(site))
-    words = {"WebAssembly": "has no WebAssembly", "Worker": "has no web workers"}[lacking]
     expect(page.locator(".pwl-demo")).to_contain_text(words)
     page.close()
 
