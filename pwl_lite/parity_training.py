@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .errors import TrainingError, UnknownNameError
+from .objectives.curriculum import has_settled
 from .objectives.projections import ROW_LOSSES, projection_matrix, standardised
 from .parity import SparseParity, Stack, Transition, correlations, parity_mlp, phase_transition, vote
 
@@ -269,17 +270,6 @@ def train_stream(task: SparseParity, stages: Sequence[Stage], settings: StreamSe
     log.networks = student.pick(range(len(seeds)))
     log.accuracy, log.bits, log.monomials, log.loss = (torch.stack(column) for column in zip(*entries))
     return log
-
-
-def has_settled(losses: Sequence[float], patience: int, fall: float = 0.01) -> bool:
-    """Whether a loss has stopped falling: the last `patience` are not below the lowest before by a share of `fall`.
-
-    Args:
-        losses: so far, positive.
-        patience: how many of the last to look at, at least 1; with no more losses than that the answer is no.
-        fall: share of the lowest one by which a new one has to be lower.
-    """
-    return len(losses) > patience and min(losses[-patience:]) > (1 - fall) * min(losses[:-patience])
 
 
 @torch.no_grad()

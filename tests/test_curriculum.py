@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity, mse_loss, one_hot
 import pwl_lite as pwl
 from pwl_lite.errors import NetworkError, TrainingError, UnknownNameError
 from pwl_lite.objectives import PROJECTIONS, CurriculumExtraction, PCACurriculum, ProgressiveCheckpoints, build_objective
-from pwl_lite.objectives.curriculum import features_after, stage_at
+from pwl_lite.objectives.curriculum import Stages, features_after, has_settled, stage_at
 from pwl_lite.objectives.projections import ROW_LOSSES, Hint, projection_matrix, rows_of, standardised
 from pwl_lite.parity import SparseParity, parity_mlp
 from pwl_lite.training import Recipe
@@ -111,6 +111,30 @@ def test_row_losses_are_torchs_for_each_of_a_stack():
 
 
 # ---------------------------------------------------------------- stages
+
+
+def test_a_loss_has_settled_by_hand():
+    assert not has_settled([], 2) and not has_settled([1.0, 1.0], 2)
+    assert has_settled([1.0, 1.0, 1.0], 2)
+    assert not has_settled([1.0, 1.0, 0.9], 2)  # fell by more than a hundredth
+    assert has_settled([0.5, 1.0, 0.499], 2)  # hardly below the lowest before
+    assert not has_settled([0.5, 1.0, 0.499], 2, fall=0.001)
+
+
+def test_stages_end_when_their_loss_has_settled_by_hand():
+    """Windows of two steps, a patience of two; 20 steps. Stage 0 settles after three windows, stage 1 uses up its share."""
+    stages = Stages([0.5, 0.25], patience=2, window=2)
+    seen = []
+    for step in range(20):
+        seen.append(stages.at(step / 20))
+        if seen[-1] < 2:
+            stages.note(torch.tensor(1.0 if seen[-1] == 0 else 0.9**step))
+        if step in (3, 8):  # as if the training were resumed: in the midst of a window, and after the first stage
+            state = stages.state_dict()
+            stages = Stages([0.5, 0.25], patience=2, window=2)
+            stages.load_state_dict(state)
+    assert seen == [0] * 6 + [1] * 5 + [2] * 9  # means 1, 1, 1: over at 6 steps; then a quarter of 20
+    assert [Stages([0.5, 0.25]).at(p) for p in (0, 0.49, 0.5, 0.74, 0.75)] == [0, 0, 1, 1, 2]  # no patience: shares alone
 
 
 def test_stages_by_hand():

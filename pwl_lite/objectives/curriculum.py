@@ -89,17 +89,21 @@ class CurriculumExtraction(Curriculum):
             nothing but the head.
         shares: of the training, one for each block; what they leave is for the outputs. By default half in equal parts.
         projection: kind, see `projection_matrix`. The stage's first batch gives the targets' scale, and components for `pca`.
-        dim: of the projected features; by default as many as the student's block has channels, or all for `none`.
+        dim: of the projected features, one number for all blocks or a list with one for each; by default as many as the
+            student's block has channels, or all for `none`.
         loss: `mse` (of targets that vary by 1, so 1 is as good as a constant) or `cosine`; one for all blocks, or a list with
             one for each.
         readout: the student's features go through a learned linear map before they are compared; it is thrown away
             later. Without it they are compared as they are, so `dim` must be the student's number of channels.
         alpha, temperature: of the last stage, as in `KD`.
         seed: of the random projections.
+        patience: end a block's stage before its share is used up, as soon as its loss has stopped falling for so many windows
+            (see `has_settled`); what is left over is for the outputs. 0 for never.
+        window: steps over which the loss is averaged for that.
 
     Raises:
         NetworkError: there is no such block, or features differ in height or width.
-        TrainingError: no blocks, or shares, losses or dimensions that do not fit.
+        TrainingError: no blocks, or shares, losses, dimensions, `patience` or `window` that do not fit.
         UnknownNameError: no such projection or loss.
     """
 
@@ -112,54 +116,117 @@ class CurriculumExtraction(Curriculum):
         blocks: Sequence[int] | None = None,
         shares: Sequence[float] | None = None,
         projection: str = "gaussian",
-        dim: int | None = None,
+        dim: int | Sequence[int] | None = None,
         loss: str | Sequence[str] = "mse",
         readout: bool = True,
         alpha: float = 0.6,
         temperature: float = 2.0,
         seed: int = 0,
+        patience: int = 0,
+        window: int = 50,
     ):
         self.blocks = list(range(1, student.num_blocks)) if blocks is None else list(blocks)
         if not self.blocks:
             raise TrainingError("blocks = []: expected at least one; without any, KD does the same")
         self.shares = [0.5 / len(self.blocks)] * len(self.blocks) if shares is None else list(shares)
-        if len(self.shares) != len(self.blocks):
-            raise TrainingError(
-                f"shares = {self.shares}: expected {len(self.blocks)} numbers, one for each block of {self.blocks}"
-            )
-        check_shares(self.shares)
         self.losses = [loss] * len(self.blocks) if isinstance(loss, str) else list(loss)
-        if len(self.losses) != len(self.blocks):
-            raise TrainingError(f"loss = {self.losses}: expected {len(self.blocks)} names, one for each block of {self.blocks}")
+        dims = [dim] * len(self.blocks) if dim is None or isinstance(dim, int) else list(dim)
+        given = (("shares", self.shares, "numbers"), ("loss", self.losses, "names"), ("dim", dims, "numbers"))
+        for name, values, kind in given:
+            if len(values) != len(self.blocks):
+                expected = f"{len(self.blocks)} {kind}, one for each block of {self.blocks}"
+                raise TrainingError(f"{name} = {values}: expected {expected}")
+        check_shares(self.shares)
         for name in self.losses:
             if name not in ROW_LOSSES:
                 raise UnknownNameError("loss", name, ROW_LOSSES)
         self.kd = KD(teacher, student, alpha, temperature)
         self.teacher, self.student = teacher, student
         self.options = {"projection": projection, "dim": dim, "readout": readout, "seed": seed}
+        if patience:
+            self.options |= {"patience": patience, "window": window}
         generator = torch.Generator().manual_seed(seed)
         channels = [matched_channels(student, teacher, block) for block in self.blocks]
-        hints = [Hint(s, t, projection, dim, readout, generator) for s, t in channels]
+        hints = [Hint(s, t, projection, d, readout, generator) for (s, t), d in zip(channels, dims, strict=True)]
         device = next(student.parameters()).device
         self.model = nn.ModuleDict({"student": student, "hints": nn.ModuleList(hints).to(device)})
+        self.stages = Stages(self.shares, patience, window)
+        self.stage = 0
+        if patience:  # what it has seen is part of a checkpoint
+            self.model["stages"] = self.stages
+
+    def start_step(self, progress: float) -> None:
+        super().start_step(progress)
+        self.stage = self.stages.at(progress)
 
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         # all terms at all times, 0 where they rest, so that an epoch in which a stage ends has a mean of each
         terms = {f"block {block}": images.new_zeros(()) for block in self.blocks}
-        stage = stage_at(self.progress, self.shares)
-        if stage == len(self.blocks):
+        if self.stage == len(self.blocks):
             return {**terms, **self.kd.terms(images, targets)}
-        block = self.blocks[stage]
+        block = self.blocks[self.stage]
         with torch.no_grad():
             target = features_after(self.teacher, block, images)
-        rows = self.model["hints"][stage](features_after(self.student, block, images), target)
+        rows = self.model["hints"][self.stage](features_after(self.student, block, images), target)
+        loss = ROW_LOSSES[self.losses[self.stage]](*rows)
+        self.stages.note(loss)
         terms |= {"ce": images.new_zeros(()), "kd": images.new_zeros(())}
-        return {**terms, f"block {block}": ROW_LOSSES[self.losses[stage]](*rows)}
+        return {**terms, f"block {block}": loss}
 
     def settings(self) -> dict[str, Any]:
         loss = self.losses[0] if len(set(self.losses)) == 1 else self.losses
         own = {"name": "extraction", "blocks": self.blocks, "shares": self.shares, "loss": loss, **self.options}
         return {**self.kd.settings(), **own}
+
+
+class Stages(nn.Module):
+    """Which stage a training is in: each ends when its share is used up, or as soon as its loss has settled.
+
+    A module, so that a checkpoint holds what it has seen, and a resumed training goes on in the same stage.
+
+    Args:
+        shares: of the training, the most that each stage may take; after the last one comes the rest.
+        patience: windows in which the loss has not fallen after which a stage ends, see `has_settled`; 0 for never.
+        window: steps over which the loss is averaged.
+    """
+
+    def __init__(self, shares: Sequence[float], patience: int = 0, window: int = 50):
+        super().__init__()
+        if patience < 0 or window < 1:
+            raise TrainingError(f"patience = {patience}, window = {window}: expected at least 0, and at least 1")
+        self.shares, self.patience, self.window = list(shares), patience, window
+        self.number, self.began = 0, 0.0
+        self.means: list[float] = []  # of the loss in the windows of this stage
+        self.losses: list[Tensor] = []  # of the steps since the last one
+
+    def at(self, progress: float) -> int:
+        """The 0-based stage at `progress` (0 to 1); `len(shares)` after all of them."""
+        if not self.patience:
+            return stage_at(progress, self.shares)
+        if self.number < len(self.shares) and has_settled(self.means, self.patience):
+            self._next(progress)
+        while self.number < len(self.shares) and progress >= self.began + self.shares[self.number] - 1e-9:
+            self._next(self.began + self.shares[self.number])
+        return self.number
+
+    def note(self, loss: Tensor) -> None:
+        """Take the loss of a step of the present stage."""
+        if self.patience:
+            self.losses.append(loss.detach())
+            if len(self.losses) == self.window:
+                self.means.append(torch.stack(self.losses).mean().item())
+                self.losses = []
+
+    def _next(self, begins: float) -> None:
+        self.number, self.began, self.means, self.losses = self.number + 1, begins, [], []
+
+    def get_extra_state(self) -> dict[str, Any]:
+        losses = [loss.item() for loss in self.losses]
+        return {"number": self.number, "began": self.began, "means": self.means, "losses": losses}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.number, self.began, self.means = state["number"], state["began"], list(state["means"])
+        self.losses = [torch.tensor(loss) for loss in state["losses"]]
 
 
 class PCACurriculum(Curriculum, FeatureDistillation):
@@ -238,6 +305,17 @@ def features_after(net: BlockNet, block: int, images: Tensor) -> Tensor:
 def stage_at(progress: float, shares: Sequence[float]) -> int:
     """The 0-based stage at `progress` (0 to 1); `len(shares)` after all of them."""
     return sum(progress >= end - 1e-9 for end in accumulate(shares))  # 0.1 + 0.2 is a little more than 0.3
+
+
+def has_settled(losses: Sequence[float], patience: int, fall: float = 0.01) -> bool:
+    """Whether a loss has stopped falling: the last `patience` are not below the lowest before by a share of `fall`.
+
+    Args:
+        losses: so far, positive.
+        patience: how many of the last to look at, at least 1; with no more losses than that the answer is no.
+        fall: share of the lowest one by which a new one has to be lower.
+    """
+    return len(losses) > patience and min(losses[-patience:]) > (1 - fall) * min(losses[:-patience])
 
 
 def check_shares(shares: Sequence[float]) -> None:
