@@ -1,6 +1,6 @@
 """Sparse parity at a size that a chapter has no time for: all methods of chapter 9, and how they grow with bits and width.
 
-    python benchmarks/parity.py                       # all points: measured, 42 minutes of one slow core
+    python benchmarks/parity.py                       # all points: measured, 50 minutes of one slow core
     python benchmarks/parity.py --max-minutes 10      # a slice of it; call it again to go on
     python benchmarks/parity.py --only n=50,k=5,width=32 --out runs/parity
 
