@@ -39,17 +39,19 @@ Accuracies = Mapping[str, float] | pd.DataFrame | Record
 Order = str | Sequence[int]
 
 
-def show(fig: Figure, alt: str) -> None:
+def show(fig: Figure, alt: str | None = None) -> None:
     """Display a figure as a PNG with an alternative text, and close it.
 
     Args:
         fig: any matplotlib figure.
         alt: what a reader who cannot see the figure must know: what is drawn, and what it shows. It stands in
-            the output's metadata, from where the rendered book takes it, and is the output's text form.
+            the output's metadata, from where the rendered book takes it, and is the output's text form. By default
+            the figure's label; `lattice` and `loading_curves` put into theirs what they show.
 
     Raises:
         PWLError: `alt` is too short to say anything.
     """
+    alt = fig.get_label() if alt is None else alt
     if not isinstance(alt, str) or len(alt.strip()) < 10:
         raise PWLError(f"alt text {alt!r}: expected a sentence that says what the figure shows")
     drawn, small = BytesIO(), BytesIO()
@@ -114,7 +116,24 @@ def lattice(values: Accuracies, title: str = "") -> Figure:
         ax.set(xlim=(-0.45, n + 0.45), ylim=(-tallest / 2 - 0.1, tallest / 2 + 0.1), title=title)
         ax.set(xlabel="number of teacher blocks", yticks=[], xticks=range(n + 1))
         ax.spines["left"].set_visible(False)
+    fig.set_label(_lattice_in_words(accuracy))
     return fig
+
+
+def _lattice_in_words(accuracy: Mapping[str, float]) -> str:
+    """What a drawn lattice shows."""
+    student, *_, teacher = accuracy
+    worst = min(accuracy, key=accuracy.__getitem__)
+    steps = list(lattice_steps(len(student)))
+    lost = {step: accuracy[step[0]] - accuracy[step[1]] for step in steps}
+    dips = sum(points > 0 for points in lost.values())
+    (before, after), points = max(lost.items(), key=lambda entry: entry[1])
+    largest = f", the largest from {before} to {after} by {points:.1f} points" if dips else ""
+    return (
+        f"All {len(accuracy)} compositions by number of teacher blocks, from {student} with {accuracy[student]:.1f} % to "
+        f"{teacher} with {accuracy[teacher]:.1f} %; the worst is {worst} with {accuracy[worst]:.1f} %. "
+        f"{dips} of {len(steps)} steps lose accuracy{largest}."
+    )
 
 
 def loading_curves(
@@ -155,6 +174,9 @@ def loading_curves(
         if not bytes:
             ax.set_xticks(range(n + 1))
         ax.legend()
+    said = "; ".join(f"{label}: " + ", ".join(f"{accuracy[c]:.1f}" for c in path(order, n)) for label, order in named.items())
+    across = "the weights received" if bytes else "the number of teacher blocks loaded"
+    fig.set_label(f"Accuracy in percent against {across}, at each composition on the way. {said}.")
     return fig
 
 

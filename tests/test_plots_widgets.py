@@ -85,6 +85,22 @@ def test_show_gives_a_png_with_its_alt_text_and_closes_the_figure(shell):
     assert not plt.fignum_exists(fig.number)
 
 
+def test_figures_say_what_they_show():
+    accuracy = {"SS": 60.0, "ST": 59.0, "TS": 70.0, "TT": 69.5}
+    assert plots.lattice(accuracy).get_label() == (
+        "All 4 compositions by number of teacher blocks, from SS with 60.0 % to TT with 69.5 %; the worst is ST with 59.0 %. "
+        "2 of 4 steps lose accuracy, the largest from SS to ST by 1.0 points."
+    )
+    assert plots.lattice(accuracy | {"ST": 60.0, "TS": 69.0}).get_label().endswith("0 of 4 steps lose accuracy.")
+    assert plots.loading_curves(accuracy, {"one": "prefix", "two": (2, 1)}).get_label() == (
+        "Accuracy in percent against the number of teacher blocks loaded, at each composition on the way. "
+        "one: 60.0, 70.0, 69.5; two: 60.0, 59.0, 69.5."
+    )
+    arrived = {"SS": 1e6, "ST": 2e6, "TS": 2e6, "TT": 3e6}
+    assert "against the weights received, at" in plots.loading_curves(accuracy, ["prefix"], bytes=arrived).get_label()
+    plt.close("all")
+
+
 @pytest.mark.parametrize("alt", ["", "  figure  ", None])
 def test_show_refuses_a_figure_without_a_real_alt_text(alt):
     with pytest.raises(PWLError, match="alt text"):
