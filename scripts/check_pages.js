@@ -55,11 +55,34 @@ globalThis.tooWide = () => {
   return [`${document.documentElement.scrollWidth} pixels; ${out.slice(0, 3).map(brief).join(" and ") || "nothing visible"}`];
 };
 
-/** Figures of cells whose ground would shine through in dark mode. */
-globalThis.darkFigures = () =>
-  [...document.querySelectorAll(".cell_output .output img, .cell_output > img")]
+const channels = (colour) => colour.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0, 0];
+/** Relative luminance of a colour, as WCAG defines it. */
+const luminance = (colour) => {
+  const [r, g, b] = channels(colour).map((c) => (c <= 10.3 ? c / 3294.6 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+/** The ground that an element stands on: that of its nearest parent that has one. */
+const ground = (element) => {
+  for (let e = element; e; e = e.parentElement) {
+    const colour = getComputedStyle(e).backgroundColor;
+    if ((channels(colour)[3] ?? 1) > 0) return colour;
+  }
+  return "rgb(255, 255, 255)";
+};
+const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+
+/** Figures of cells whose ground would shine through in dark mode, and drawings in views that do not follow the page. */
+globalThis.darkFigures = () => [
+  ...[...document.querySelectorAll(".cell_output .output img, .cell_output > img")]
     .filter((img) => shown(img) && getComputedStyle(img).backgroundColor !== "rgb(255, 255, 255)")
-    .map((img) => `a figure without its white ground: ${img.alt.slice(0, 60)}`);
+    .map((img) => `a figure without its white ground: ${img.alt.slice(0, 60)}`),
+  ...[...document.querySelectorAll(".pwl-view svg")].filter(shown).flatMap((svg) => {
+    const page = luminance(ground(svg.closest(".pwl-view")));
+    if (contrast(luminance(ground(svg)), page) > 1.5) return [`a drawing on a ground of its own: ${brief(svg)}`];
+    const text = [...svg.querySelectorAll("text:not([fill])")].find((t) => contrast(luminance(getComputedStyle(t).fill), page) < 4.5);
+    return text ? [`hardly readable in a drawing: ${brief(text)}`] : [];
+  }),
+];
 
 /** What shows a hand to the mouse, and is no control and not part of one. Points of a curve and
  * pictures of a sheet may be short cuts to a slider beside them. */

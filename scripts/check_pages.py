@@ -47,7 +47,7 @@ SETTLED = "document.getAnimations().every((a) => a.playState !== 'running' || a.
 CHAPTER_BYTES = 3e6
 REBUILD_SECONDS = 30
 # A word of the text, a name of the code and a word of the glossary: the page that each must lead to.
-SEARCHED = {"converter": "Feature alignment", "order_freedom": "Evaluation", "whitening": "Glossary"}
+SEARCHED = {"converter": "Feature alignment", "order_freedom": "pwl_lite.swapnet.order_freedom", "whitening": "Glossary"}
 WORKERS = 2
 ROUNDS = 5  # of pressing what has appeared meanwhile
 SOON = 300  # milliseconds

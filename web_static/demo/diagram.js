@@ -21,7 +21,7 @@ export class Diagram {
       size: element("span", { class: "pwl-demo-size" }),
       button: element("button", { type: "button", class: "pwl-demo-block", onclick: () => toggle(i + 1) }),
     }));
-    this.#blocks.forEach(({ button, letter }, i) => button.append(letter, element("span", {}, `block ${i + 1}`)));
+    this.#blocks.forEach(({ button, letter }, i) => button.append(letter, " ", element("span", {}, `block ${i + 1}`)));
     this.#joints = this.#blocks.slice(1).map(() => element("span", { class: "pwl-demo-joint" }));
     const columns = this.#blocks.map(({ button, bar, size }) => element("div", { class: "pwl-demo-column" }, button, bar, size));
     this.node = element("div", { class: "pwl-demo-network", role: "group", "aria-label": "Blocks of the network" },
@@ -43,7 +43,7 @@ export class Diagram {
       bar.classList.toggle("pwl-demo-broken", broken);
       const state = { S: "the student's answers", T: "the teacher's answers" }[is] ?? "not there yet";
       const coming = share >= 1 ? "has arrived" : broken ? "does not arrive" : wanted ? `${Math.round(100 * share)} % there` : "not wanted";
-      button.setAttribute("aria-label", `Block ${i + 1}: ${state}; the teacher's ${coming}`);
+      button.setAttribute("aria-label", `${is} block ${i + 1}: ${state}; the teacher's ${coming}`.trim()); // begins as what is seen
       button.title = wanted ? "press: let the student's block answer" : "press: load the teacher's block";
       size.textContent = broken ? "✗ broken" : `${amount(this.#parts[name].bytes)}${share >= 1 ? " ✓" : ""}`;
     });
