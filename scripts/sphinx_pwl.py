@@ -131,12 +131,21 @@ def gather_views(app: Sphinx, page: str, template: str, context: dict, doctree: 
                 app.add_js_file(file, **options)
 
 
+def offer_pdf(app: Sphinx) -> None:
+    """Publish the book to print (scripts/build_single_page.py) beside the pages, where it has been made before them."""
+    pdf = Path(app.srcdir) / "_build" / "book.pdf"
+    if app.builder.name == "html" and pdf.is_file():
+        app.tags.add("pdf")
+        app.config.html_extra_path.append(str(pdf))
+
+
 def setup(app: Sphinx) -> dict:
     app.setup_extension("sphinx_pages")
     app.setup_extension("sphinx_words")
     # Before MyST-NB (priority 500) reads its settings.
     app.connect("config-inited", choose_scripts, priority=100)
     app.connect("config-inited", hide_unset_address, priority=100)
+    app.connect("builder-inited", offer_pdf)
     app.connect("doctree-read", set_alt_texts)
     app.connect("doctree-read", place_demos)
     app.connect("html-page-context", mend_names)

@@ -381,6 +381,10 @@ PAGE = """\
 $x^2$ and a [link](other.md#a-place). `block` is code; Blocks, and again blocks, are words; so is MB, unlike mb or MB/s. Loading
 orders have another name: path.
 
+```{only} pdf
+<a href="../book.pdf">To print</a>
+```
+
 :::{container} pwl-demo
 What stands here without JavaScript.
 :::
@@ -431,6 +435,8 @@ def small_book(folder: Path, vendored: bool, address: str = ADDRESS) -> Path:
     shutil.copytree(ROOT / "web_static", folder / "web_static", ignore=shutil.ignore_patterns("vendor", "pairs"))
     (folder / "scripts").symlink_to(ROOT / "scripts")
     if vendored:
+        (folder / "_build").mkdir()
+        (folder / "_build" / "book.pdf").write_bytes(b"%PDF-1.4 one to print")
         scripts = ("require.js", "require-config.js", "embed-amd.js", "mathjax/tex-mml-chtml.js", "COMPLETE")
         for name in scripts:
             path = folder / "web_static" / "vendor" / name
@@ -454,6 +460,7 @@ def test_pages_load_from_their_own_site_or_from_cdns(tmp_path, vendored):
     assert "OWNER_NOT_SET" not in (site / "book" / "intro.html").read_text()
     assert 'alt="one small dot"' in (site / "book" / "widgets.html").read_text()
     assert (site / "index.html").is_file()
+    assert ((site / "book.pdf").is_file(), "../book.pdf" in intro(site)) == (vendored, vendored)  # offered where it was made
     assert check_site.problems(site) == []
     words = re.findall(r'<a class="word [^>]*href="glossary.html#([^"]*)" title="([^"]*)">([^<]*)</a>', intro(site))
     assert words == [
