@@ -41,8 +41,8 @@ def choose_scripts(app: Sphinx, config: Config) -> None:
     )
     config.mathjax_path = MATHJAX_CDN
     config.nb_ipywidgets_js = {
-        REQUIRE_CDN: {"crossorigin": "anonymous"},
-        WIDGETS_CDN: {"crossorigin": "anonymous"},
+        REQUIRE_CDN: {"crossorigin": "anonymous", "defer": "defer"},
+        WIDGETS_CDN: {"crossorigin": "anonymous", "defer": "defer"},
     }
 
 
@@ -113,10 +113,13 @@ def place_demos(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def add_demo(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """Load the demo where a page has a place for it (files added here are for this page only)."""
+    """Load the demo where a page has a place for it (files added here are for this page only).
+
+    It comes before the other scripts that wait for the page: they are large, and a reader may start it meanwhile.
+    """
     if doctree is not None and any("pwl-demo" in box["classes"] for box in doctree.findall(nodes.container)):
         app.add_css_file("demo/demo.css")
-        app.add_js_file("demo/start.js", loading_method="defer")
+        app.add_js_file("demo/start.js", priority=100, loading_method="defer")
 
 
 def gather_views(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
