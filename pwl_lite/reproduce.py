@@ -204,7 +204,8 @@ class Runner:
             fit_converters(net, examples.normalise(examples.images).to(self.device))
         recipe = replace(self.profile.student, **{"seed": seed, **changes})
         measure = (lambda: {"accuracy": round(accuracy(student, self.test), 2)}) if curve else None
-        history = self._train(training_of or experiment, built, recipe, resume or training_of is not None, measure)
+        begins = {key: value for key, value in (("start", start), ("stitch", stitch and net is built.model)) if value}
+        history = self._train(training_of or experiment, built, recipe, resume or training_of is not None, measure, begins)
         if stitch and net is not built.model:
             fit_converters(net, examples.normalise(examples.images).to(self.device))
         about = {key: value for key, value in how.items() if value}
@@ -258,11 +259,12 @@ class Runner:
         recipe: Recipe,
         resume: bool,
         after_epoch: Callable[[], dict[str, float]] | None = None,
+        begins: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         checkpoint = self._checkpoint(experiment, recipe.seed)
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
         options = {"checkpoint": checkpoint, "resume": resume, "max_minutes": left, "progress": self.progress}
-        return train(objective, self.data, recipe, after_epoch=after_epoch, **options)
+        return train(objective, self.data, recipe, after_epoch=after_epoch, begins=begins, **options)
 
     def _record(
         self,

@@ -107,6 +107,7 @@ def train(
     progress: bool | None = None,
     device: str | torch.device | None = None,
     after_epoch: Callable[[], dict[str, Any]] | None = None,
+    begins: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Minimise `objective` on `data.train`; its model is changed in place and left in evaluation mode.
 
@@ -126,6 +127,8 @@ def train(
         device: by default a GPU if there is one.
         after_epoch: called after each epoch, with the model in evaluation mode; what it returns joins the epoch's entry. Its
             time is not counted.
+        begins: what decides the weights at the start beside the seed, if anything does: a checkpoint of a training that began
+            otherwise is not resumed.
 
     Returns:
         A dictionary for each epoch, with `epoch`, `loss` (the mean of each term), `lr`, `seconds` and what `after_epoch` adds.
@@ -165,7 +168,7 @@ def train(
     scheduler = _scheduler(optimizer, recipe, steps)
 
     history: list[dict[str, Any]] = []
-    run = _Run(objective, recipe, data.sha256 if checkpoint else "", optimizer, scheduler, history)
+    run = _Run(objective, recipe, data.sha256 if checkpoint else "", optimizer, scheduler, history, begins or {})
     if resume and checkpoint and Path(checkpoint).exists():
         run.restore(Path(checkpoint), device)
     if world.highest(len(history), device) != len(history):
@@ -229,9 +232,12 @@ class _Run:
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     history: list[dict[str, Any]]
+    begins: dict[str, Any]
 
     def fingerprint(self) -> str:
         parts = {"objective": self.objective.settings(), "recipe": asdict(self.recipe), "data": {"sha256": self.data}}
+        if self.begins:
+            parts["begins"] = self.begins
         return json.dumps(parts, sort_keys=True)
 
     def save(self, path: Path) -> None:

@@ -250,3 +250,19 @@ def test_a_start_that_was_not_trained_is_named(tmp_path):
     plan = Plan(PROFILE, "tiny", 0, (Run("warm", 0, {"name": "kd"}, {}, {"start": "never"}),))
     with pytest.raises(TrainingError, match=r"start from experiment 'never': no checkpoint .*train it first"):
         run_plan(plan, tmp_path, tiny_data(), progress=False)
+
+
+def test_a_checkpoint_that_began_otherwise_is_not_gone_on_from(tmp_path):
+    """Deleting a record is not enough where the plan now says another start: the checkpoint is of the old one."""
+    data, first, fresh = tiny_data(), Run("first", 0, {"name": "kd"}), Run("then", 0, {"name": "kd"}, {"epochs": 2})
+    _, record = run_plan(Plan(PROFILE, "tiny", 0, (first, fresh)), tmp_path, data, progress=False)
+    (tmp_path / "results" / "then" / f"{record.run}.json").unlink()
+    warm = replace(fresh, options={"start": "first"})
+    with pytest.raises(TrainingError, match=r"is of another run \(begins.start: None there, 'first' here\)"):
+        run_plan(Plan(PROFILE, "tiny", 0, (warm,)), tmp_path, data, progress=False)
+    pair = {"name": "progressive", "identity": False}
+    stitched = Run("pair", 0, pair, options={"stitch": True})
+    run_plan(Plan(PROFILE, "tiny", 0, (stitched,)), tmp_path, data, progress=False)
+    (tmp_path / "results" / "pair" / f"{record.run}.json").unlink()
+    with pytest.raises(TrainingError, match=r"is of another run \(begins.stitch: True there, None here\)"):
+        run_plan(Plan(PROFILE, "tiny", 0, (Run("pair", 0, pair),)), tmp_path, data, progress=False)
