@@ -247,6 +247,27 @@ def test_the_picker_shows_the_record_along_every_named_order_and_for_single_bloc
         check(composition)
 
 
+def test_every_table_of_the_ledger_holds_every_published_number(browser):
+    page = opened(browser, ROOT / "book" / "13_reproduction_ledger.ipynb")
+    view = frames_view(page, "table")
+    published = pd.read_csv(ROOT / "data" / "published.csv", keep_default_na=False)
+    tables = {f"{paper}: {table}": rows for (paper, table), rows in published.groupby(["paper", "table"], sort=False)}
+    assert view.locator("select option").all_inner_texts() == list(tables)
+    for title, rows in tables.items():
+        view.locator("select").select_option(label=title)
+        shown = [row.locator("td").all_inner_texts() for row in view.locator("tr").all()]
+        found = {what: (theirs, ours, gap) for what, theirs, ours, _, gap, _ in filter(None, shown)}
+        assert len(found) == len(rows), title
+        for row in rows.itertuples():
+            what = " ".join(part for part in (row.network, row.dataset, row.quantity) if part)
+            theirs, ours, gap = found[what]
+            value, *_ = theirs.split(" ")
+            assert value == str(row.value) or float(value) == pytest.approx(float(row.value)), what
+            if gap:  # ours less theirs, as far as the three digits that are shown go
+                largest = max(1, abs(float(ours)), abs(float(row.value)))
+                assert float(gap) == pytest.approx(float(ours) - float(row.value), abs=0.005 * largest), what
+
+
 PICKERS = [(chapter, k) for chapter in CHAPTERS for k in range(len(views_of(chapter, "rows")))]
 
 
