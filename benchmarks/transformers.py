@@ -1,6 +1,6 @@
 """Chapter 10 at a size that a chapter has no time for: five seeds with a teacher each, larger budgets, rates tuned alike.
 
-    python benchmarks/transformers.py                   # both tasks: 80 minutes of one slow core
+    python benchmarks/transformers.py                   # both tasks: measured, 55 minutes of one slow core
     python benchmarks/transformers.py --max-minutes 10  # a slice of it; call it again to go on
     python benchmarks/transformers.py --only parity --out runs/transformers
 

@@ -82,10 +82,15 @@ def read_into_pages(path: Path) -> tuple[Buffer, int]:
 
 
 def map_file(path: Path) -> tuple[Buffer, int]:
-    """A file's own pages, which are read when they are used first, and its length. Raises OSError."""
+    """A file's own pages, which the system reads while the program goes on, and its length. Raises OSError."""
     with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
-        return (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if length else bytearray()), length
+        if not length:
+            return bytearray(), length
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    if hasattr(mmap, "MADV_WILLNEED"):  # else they are read when they are used first, and each page fault waits for the disk
+        mapped.madvise(mmap.MADV_WILLNEED)
+    return mapped, length
 
 
 def inflate(buffer: Buffer, length: int, inflated: int, source: str) -> Buffer:
