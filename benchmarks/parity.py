@@ -75,7 +75,7 @@ class Point:
         width: hidden units of the students.
         methods: what is trained.
         teacher_width: hidden units of the teachers.
-        budget: most samples of a student.
+        budget: most samples of a student, a first stage of the length `first` included; a longer one comes on top.
         teacher_budget: most samples of a teacher.
         first: samples of a first stage.
         rates: learning rates that are tried for every method, on seeds of their own; see `tuned` for those beyond.
@@ -196,7 +196,7 @@ def trained(teachers: Teachers, method: str, seeds: Sequence[int], log_every: in
 
 
 def thinned(log: StreamLog, factor: float = 1.2, moved: float = 0.05) -> dict[str, Any]:
-    """A log's curves, for each seed, at entries that lie a factor apart or where one has moved, and where each is highest."""
+    """A log's curves, for each seed, at entries a factor apart or where one has moved, and where its support is highest."""
     support = log.bits[..., list(log.task.support)].abs().mean(-1)
     values = torch.cat([log.accuracy, support], 1)
     entries = [0]

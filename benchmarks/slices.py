@@ -39,8 +39,8 @@ def options(about: str, kind: str, names: Sequence[str], file: str, arguments: S
 def tuned(rates: Sequence[float], score: Callable[[float], Any], most: int = 2) -> dict[float, Any]:
     """The score of each learning rate, the lower the better, and of up to `most` further ones while the best is at an edge.
 
-    A method whose best rate is the largest or the smallest that was tried might do better beyond; so each gets as far as it
-    wants to go, by steps of a factor of two.
+    A method whose best rate is the largest or the smallest that was tried might do better beyond: so each may go on, by
+    steps of a factor of two.
     """
     scores = {rate: score(rate) for rate in rates}
     for _ in range(most):

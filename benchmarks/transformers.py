@@ -23,6 +23,7 @@ from slices import options, side_by_side, tuned
 from torch.nn.functional import cross_entropy
 
 from pwl_lite.blocknet import BlockNet, state_hash
+from pwl_lite.errors import TrainingError
 from pwl_lite.files import write_atomically
 from pwl_lite.grammar import Grammar
 from pwl_lite.language import TransformerConfig, after_start, divergence, transformer
@@ -47,7 +48,7 @@ CHECKPOINTS = {  # which of the teacher's come first
     "progressive, a grid": "grid",
 }
 METHODS = ("cross entropy", "one-shot", *CHECKPOINTS, *EXTRACTIONS, "principal components in steps")
-SLOWER = tuple(m for m in METHODS if m not in ("extraction, sign", "extraction, orthogonal", "extraction, cosine"))
+ON_LANGUAGE = tuple(m for m in METHODS if m not in ("extraction, sign", "extraction, orthogonal", "extraction, cosine"))
 ALONE = {"alpha": 1.0, "temperature": 1.0}  # the teacher's word alone, as in the papers
 
 
@@ -117,7 +118,7 @@ class Parity:
 class Language:
     """The grammar of chapter 10: the next token is told at every place."""
 
-    sizes = Sizes(budget=51_200, teacher_budget=76_800, first=0.1, log_every=1600, methods=SLOWER)
+    sizes = Sizes(budget=51_200, teacher_budget=76_800, first=0.1, log_every=1600, methods=ON_LANGUAGE)
     figure = "excess in the end"
 
     def __init__(self, levels: int = 3, symbols: int = 6):
@@ -147,7 +148,8 @@ class Language:
     def moments(self, log: SequenceLog) -> dict[str, list[int]]:
         """Inside: most like those who know subtrees of height 1, and 2; before: of height 0; after: half-way from 2 to the end.
 
-        A language is not learnt at once, so there is no plateau: these are the grammar's own stages.
+        A language is not learnt at once, so there is no plateau: these are the grammar's own stages. Height 0 is passed so soon
+        that "before" may be the first entry of the log, and the same as that of height 1.
         """
         entries = range(1, len(log.samples))
         near = [min(entries, key=log.values[f"from knower {h}"].__getitem__) for h in (0, 1, 2)]
@@ -200,7 +202,7 @@ def objective_of(method: str, teacher: Teacher, student: BlockNet, first: float,
 def student_of(task: Task, method: str, teacher: Teacher, lr: float, seed: int, sizes: Sizes) -> SequenceLog:
     """Train a student with two heads of size 8."""
     student = task.network(16, seed)
-    torch.manual_seed(seed)  # of the learned maps
+    torch.manual_seed(seed)  # of an objective's learned maps; projections have a seed of their own
     objective = objective_of(method, teacher, student, sizes.first, seed)
     settings = SequenceSettings(sizes.budget, lr=lr, log_every=sizes.log_every)
     return train_sequences(objective, student, task.stream, settings, task.know, seed, task.reached)
@@ -211,7 +213,11 @@ def trained(task: Task, method: str, teachers: Sequence[Teacher], sizes: Sizes) 
     begin, tries = time.perf_counter(), {}
 
     def score(lr: float) -> tuple[float, float]:
-        logs = [student_of(task, method, teachers[0], lr, 1000 + i, sizes) for i in range(sizes.tuning_seeds)]
+        try:
+            logs = [student_of(task, method, teachers[0], lr, 1000 + i, sizes) for i in range(sizes.tuning_seeds)]
+        except TrainingError:  # a loss that is no number any more: the rate is too large
+            tries[lr] = [math.inf] * sizes.tuning_seeds
+            return math.inf, math.inf
         tries[lr] = [task.result(log) for log in logs]
         # who does not get there counts as twice the budget; where none does, the loss says which rate came closest
         return (

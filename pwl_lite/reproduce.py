@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .blocknet import BlockNet, block_macs, num_bytes, num_params
+from .blocknet import BlockNet, block_macs, num_bytes, num_params, state_hash
 from .datasets import Dataset, load_dataset
 from .distributed import processes
 from .errors import RecordError, StoreError, TrainingError, UnknownNameError
@@ -204,8 +204,11 @@ class Runner:
             fit_converters(net, examples.normalise(examples.images).to(self.device))
         recipe = replace(self.profile.student, **{"seed": seed, **changes})
         measure = (lambda: {"accuracy": round(accuracy(student, self.test), 2)}) if curve else None
-        begins = {key: value for key, value in (("start", start), ("stitch", stitch and net is built.model)) if value}
-        history = self._train(training_of or experiment, built, recipe, resume or training_of is not None, measure, begins)
+        begins: dict[str, Any] = {"start": start, "weights": state_hash(student)} if start else {}
+        if stitch and net is built.model:
+            begins["stitch"] = True
+        begun = None if training_of else begins  # that of the other experiment is taken as it is
+        history = self._train(training_of or experiment, built, recipe, resume or training_of is not None, measure, begun)
         if stitch and net is not built.model:
             fit_converters(net, examples.normalise(examples.images).to(self.device))
         about = {key: value for key, value in how.items() if value}

@@ -12,6 +12,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def map_file(path: Path) -> tuple[Buffer, int]:
             return bytearray(), length
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     if hasattr(mmap, "MADV_WILLNEED"):  # else they are read when they are used first, and each page fault waits for the disk
-        mapped.madvise(mmap.MADV_WILLNEED)
+        with suppress(OSError):  # a hint that some file systems do not take
+            mapped.madvise(mmap.MADV_WILLNEED)
     return mapped, length
 
 

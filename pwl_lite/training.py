@@ -127,8 +127,8 @@ def train(
         device: by default a GPU if there is one.
         after_epoch: called after each epoch, with the model in evaluation mode; what it returns joins the epoch's entry. Its
             time is not counted.
-        begins: what decides the weights at the start beside the seed, if anything does: a checkpoint of a training that began
-            otherwise is not resumed.
+        begins: what decides the weights at the start beside the seed ({} if nothing does): a checkpoint of a training that
+            began otherwise is not resumed. By default not compared.
 
     Returns:
         A dictionary for each epoch, with `epoch`, `loss` (the mean of each term), `lr`, `seconds` and what `after_epoch` adds.
@@ -168,7 +168,7 @@ def train(
     scheduler = _scheduler(optimizer, recipe, steps)
 
     history: list[dict[str, Any]] = []
-    run = _Run(objective, recipe, data.sha256 if checkpoint else "", optimizer, scheduler, history, begins or {})
+    run = _Run(objective, recipe, data.sha256 if checkpoint else "", optimizer, scheduler, history, begins)
     if resume and checkpoint and Path(checkpoint).exists():
         run.restore(Path(checkpoint), device)
     if world.highest(len(history), device) != len(history):
@@ -232,7 +232,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     history: list[dict[str, Any]]
-    begins: dict[str, Any]
+    begins: dict[str, Any] | None
 
     def fingerprint(self) -> str:
         parts = {"objective": self.objective.settings(), "recipe": asdict(self.recipe), "data": {"sha256": self.data}}
@@ -264,6 +264,8 @@ class _Run:
             raise TrainingError(f"checkpoint {path}: cannot be read ({reason}); delete it to start anew") from error
         if schema != CHECKPOINT_SCHEMA:
             raise TrainingError(f"checkpoint {path}: schema {schema!r}, expected {CHECKPOINT_SCHEMA}; delete it to start anew")
+        if self.begins is None:
+            self.begins = json.loads(fingerprint).get("begins")
         if fingerprint != self.fingerprint():
             raise TrainingError(
                 f"checkpoint {path}: is of another run ({_difference(fingerprint, self.fingerprint())}); "

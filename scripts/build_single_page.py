@@ -19,6 +19,7 @@ LOADING = 30_000  # milliseconds of the page's own time for widgets and formulas
 
 
 def main() -> None:
+    PDF.unlink(missing_ok=True)  # an old one must not be published with new pages
     subprocess.run([sys.executable, str(ROOT / "scripts" / "vendor.py")], check=True)
     build = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", build, "build", str(ROOT), "--builder", "singlehtml"]
@@ -34,7 +35,6 @@ def main() -> None:
     if browser is None:
         print(f"Not printed: {explanation()}")
         return
-    PDF.unlink(missing_ok=True)
     options = ["--headless", *OPTIONS, "--no-pdf-header-footer", f"--virtual-time-budget={LOADING}"]
     command = [browser, *options, f"--print-to-pdf={PDF}", PAGE.as_uri()]
     try:

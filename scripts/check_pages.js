@@ -65,7 +65,7 @@ const luminance = (colour) => {
 const ground = (element) => {
   for (let e = element; e; e = e.parentElement) {
     const colour = getComputedStyle(e).backgroundColor;
-    if ((channels(colour)[3] ?? 1) > 0) return colour;
+    if ((channels(colour)[3] ?? 1) > 0.5) return colour; // one that hardly covers is none
   }
   return "rgb(255, 255, 255)";
 };

@@ -170,6 +170,7 @@ class Inspector:
             page.evaluate("foldAgain()")
             self._keyboard(page, seen)
             if page.query_selector(".pwl-view, .pwl-demo"):  # which look different now that they have been used
+                page.evaluate("unfold()")
                 self._axe(page, seen, "dark, used")
                 page.emulate_media(color_scheme="light", reduced_motion="reduce")
                 page.wait_for_function("document.documentElement.dataset.theme === 'light'")

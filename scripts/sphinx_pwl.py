@@ -23,6 +23,7 @@ from docutils import nodes
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,11 @@ def offer_pdf(app: Sphinx) -> None:
         app.config.html_extra_path.append(str(pdf))
 
 
+def renew_link_to_pdf(app: Sphinx, env: BuildEnvironment, added: set, changed: set, removed: set) -> list[str]:
+    """The first page is read again at each build, as it has the link if the book to print is there."""
+    return ["book/intro"] if "book/intro" in env.found_docs else []
+
+
 def setup(app: Sphinx) -> dict:
     app.setup_extension("sphinx_pages")
     app.setup_extension("sphinx_words")
@@ -149,6 +155,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", choose_scripts, priority=100)
     app.connect("config-inited", hide_unset_address, priority=100)
     app.connect("builder-inited", offer_pdf)
+    app.connect("env-get-outdated", renew_link_to_pdf)
     app.connect("doctree-read", set_alt_texts)
     app.connect("doctree-read", place_demos)
     app.connect("html-page-context", mend_names)

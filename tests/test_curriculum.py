@@ -126,7 +126,7 @@ def test_stages_end_when_their_loss_has_settled_by_hand():
     stages = Stages([0.5, 0.25], patience=2, window=2)
     seen = []
     for step in range(20):
-        seen.append(stages.at(step / 20))
+        seen.append(stages.advance(step / 20))
         if seen[-1] < 2:
             stages.note(torch.tensor(1.0 if seen[-1] == 0 else 0.9**step))
         if step in (3, 8):  # as if the training were resumed: in the midst of a window, and after the first stage
@@ -134,7 +134,8 @@ def test_stages_end_when_their_loss_has_settled_by_hand():
             stages = Stages([0.5, 0.25], patience=2, window=2)
             stages.load_state_dict(state)
     assert seen == [0] * 6 + [1] * 5 + [2] * 9  # means 1, 1, 1: over at 6 steps; then a quarter of 20
-    assert [Stages([0.5, 0.25]).at(p) for p in (0, 0.49, 0.5, 0.74, 0.75)] == [0, 0, 1, 1, 2]  # no patience: shares alone
+    assert stages.advance(0.0) == 0  # a second training begins anew
+    assert [Stages([0.5, 0.25]).advance(p) for p in (0, 0.49, 0.5, 0.74, 0.75)] == [0, 0, 1, 1, 2]  # no patience: shares alone
 
 
 def test_stages_by_hand():
@@ -315,10 +316,15 @@ def test_the_seed_decides_the_projection():
     assert torch.equal(matrix(3), matrix(3)) and not torch.equal(matrix(3), matrix(4))
 
 
-@pytest.mark.parametrize("name", ["extraction", "pca"])
-def test_a_resumed_curriculum_ends_where_an_uninterrupted_one_does(name, tmp_path):
+PATIENT = {"blocks": [1, 2], "shares": [0.4, 0.4], "dim": [3, 5], "patience": 1, "window": 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("extraction", {"projection": "pca", "shares": [0.2, 0.2, 0.2]}), ("extraction", PATIENT), ("pca", {})],
+)
+def test_a_resumed_curriculum_ends_where_an_uninterrupted_one_does(name, settings, tmp_path):
     recipe = Recipe(epochs=4, batch_size=16, lr=0.02, precision="fp32")
-    settings = {"projection": "pca", "shares": [0.2, 0.2, 0.2]} if name == "extraction" else {}
 
     def built():
         torch.manual_seed(9)
@@ -331,6 +337,20 @@ def test_a_resumed_curriculum_ends_where_an_uninterrupted_one_does(name, tmp_pat
     resumed = built()
     pwl.train(resumed, tiny_data(), recipe, checkpoint=tmp_path / "half.pt", resume=True, progress=False)
     assert pwl.state_hash(resumed.model) == pwl.state_hash(whole.model)
+
+
+def test_a_stage_of_extraction_ends_when_its_loss_has_settled(batch):
+    """On one batch at a rate of 0 the loss stays as it is: after two windows of three steps the next block's turn has come."""
+    objective = CurriculumExtraction(*tiny_pair(), blocks=[1, 2], shares=[0.5, 0.5], dim=[3, 5], patience=1, window=3)
+    assert [hint.matrix.shape[1] for hint in objective.model["hints"]] == [3, 5]
+    matched = []
+    for step in range(20):
+        objective.start_step(step / 20)
+        terms = objective.terms(*batch)
+        matched.append(next((block for block in (1, 2) if terms[f"block {block}"] > 0), "outputs"))
+    assert matched == [1] * 6 + [2] * 6 + ["outputs"] * 8
+    settings = json.loads(json.dumps(objective.settings()))
+    assert (settings["dim"], settings["patience"], settings["window"]) == ([3, 5], 1, 3)
 
 
 def test_settings_build_the_same_again():
@@ -356,6 +376,9 @@ def test_settings_build_the_same_again():
         ({"loss": "l1"}, UnknownNameError, "loss 'l1': expected one of mse, cosine"),
         ({"blocks": [1, 2], "loss": ["mse", "l1"]}, UnknownNameError, "loss 'l1': expected one of mse, cosine"),
         ({"blocks": [1, 2], "loss": ["mse"]}, TrainingError, r"loss = \['mse'\]: expected 2 names, one for each block"),
+        ({"blocks": [1, 2], "dim": [3]}, TrainingError, r"dim = \[3\]: expected 2 numbers, one for each block of \[1, 2\]"),
+        ({"patience": -1}, TrainingError, "patience = -1, window = 50: expected at least 0, and at least 1"),
+        ({"patience": 2, "window": 0}, TrainingError, "patience = 2, window = 0"),
         ({"blocks": []}, TrainingError, r"blocks = \[\]: expected at least one"),
     ],
 )

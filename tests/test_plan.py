@@ -258,11 +258,11 @@ def test_a_checkpoint_that_began_otherwise_is_not_gone_on_from(tmp_path):
     _, record = run_plan(Plan(PROFILE, "tiny", 0, (first, fresh)), tmp_path, data, progress=False)
     (tmp_path / "results" / "then" / f"{record.run}.json").unlink()
     warm = replace(fresh, options={"start": "first"})
-    with pytest.raises(TrainingError, match=r"is of another run \(begins.start: None there, 'first' here\)"):
+    with pytest.raises(TrainingError, match=r"is of another run \(begins.start: None there, 'first' here, begins.weights: "):
         run_plan(Plan(PROFILE, "tiny", 0, (warm,)), tmp_path, data, progress=False)
     pair = {"name": "progressive", "identity": False}
-    stitched = Run("pair", 0, pair, options={"stitch": True})
+    stitched = Run("pair", 0, pair, {"lr": 0.001}, {"stitch": True})
     run_plan(Plan(PROFILE, "tiny", 0, (stitched,)), tmp_path, data, progress=False)
     (tmp_path / "results" / "pair" / f"{record.run}.json").unlink()
     with pytest.raises(TrainingError, match=r"is of another run \(begins.stitch: True there, None here\)"):
-        run_plan(Plan(PROFILE, "tiny", 0, (Run("pair", 0, pair),)), tmp_path, data, progress=False)
+        run_plan(Plan(PROFILE, "tiny", 0, (replace(stitched, options={}),)), tmp_path, data, progress=False)

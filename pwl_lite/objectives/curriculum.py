@@ -157,7 +157,7 @@ class CurriculumExtraction(Curriculum):
 
     def start_step(self, progress: float) -> None:
         super().start_step(progress)
-        self.stage = self.stages.at(progress)
+        self.stage = self.stages.advance(progress)
 
     def terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         # all terms at all times, 0 where they rest, so that an epoch in which a stage ends has a mean of each
@@ -195,18 +195,18 @@ class Stages(nn.Module):
         if patience < 0 or window < 1:
             raise TrainingError(f"patience = {patience}, window = {window}: expected at least 0, and at least 1")
         self.shares, self.patience, self.window = list(shares), patience, window
-        self.number, self.began = 0, 0.0
-        self.means: list[float] = []  # of the loss in the windows of this stage
-        self.losses: list[Tensor] = []  # of the steps since the last one
+        self._begin(0, 0.0)
 
-    def at(self, progress: float) -> int:
-        """The 0-based stage at `progress` (0 to 1); `len(shares)` after all of them."""
+    def advance(self, progress: float) -> int:
+        """Come to `progress` (0 to 1, 0 begins anew): the 0-based stage there; `len(shares)` after all of them."""
         if not self.patience:
             return stage_at(progress, self.shares)
+        if progress == 0:
+            self._begin(0, 0.0)
         if self.number < len(self.shares) and has_settled(self.means, self.patience):
-            self._next(progress)
+            self._begin(self.number + 1, progress)
         while self.number < len(self.shares) and progress >= self.began + self.shares[self.number] - 1e-9:
-            self._next(self.began + self.shares[self.number])
+            self._begin(self.number + 1, self.began + self.shares[self.number])
         return self.number
 
     def note(self, loss: Tensor) -> None:
@@ -214,19 +214,22 @@ class Stages(nn.Module):
         if self.patience:
             self.losses.append(loss.detach())
             if len(self.losses) == self.window:
-                self.means.append(torch.stack(self.losses).mean().item())
+                self.means.append(torch.stack([each.to(loss.device) for each in self.losses]).mean().item())
                 self.losses = []
 
-    def _next(self, begins: float) -> None:
-        self.number, self.began, self.means, self.losses = self.number + 1, begins, [], []
+    def _begin(self, number: int, progress: float) -> None:
+        self.number, self.began = number, progress
+        self.means: list[float] = []  # of the loss in the windows of this stage
+        self.losses: list[Tensor] = []  # of the steps since the last one
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> Tensor:
         losses = [loss.item() for loss in self.losses]
-        return {"number": self.number, "began": self.began, "means": self.means, "losses": losses}
+        return torch.tensor([self.number, self.began, len(self.means), *self.means, *losses], dtype=torch.float64)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.number, self.began, self.means = state["number"], state["began"], list(state["means"])
-        self.losses = [torch.tensor(loss) for loss in state["losses"]]
+    def set_extra_state(self, state: Tensor) -> None:
+        number, began, count, *seen = state.tolist()
+        self._begin(int(number), began)
+        self.means, self.losses = seen[: int(count)], [torch.tensor(loss) for loss in seen[int(count) :]]
 
 
 class PCACurriculum(Curriculum, FeatureDistillation):
