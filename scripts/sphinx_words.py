@@ -81,7 +81,7 @@ def _link(app: Sphinx, text: nodes.Text, found: dict, expression: re.Pattern, us
 
 def _join_lines(paragraph: nodes.paragraph) -> None:
     """Make one text of those that stand side by side: each line of the source is one of its own."""
-    for parent in {text.parent for text in paragraph.findall(nodes.Text)}:
+    for parent in list(paragraph.findall(nodes.TextElement)):  # the paragraph is one too
         joined: list[nodes.Node] = []
         for child in parent.children:
             if isinstance(child, nodes.Text) and joined and isinstance(joined[-1], nodes.Text):

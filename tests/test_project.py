@@ -473,6 +473,16 @@ def test_pages_load_from_their_own_site_or_from_cdns(tmp_path, vendored):
     assert len(demo["intro"]) == 2 and demo["other"] == []  # script and style sheet, where there is a place for it
 
 
+def test_the_book_as_one_page_links_each_word_too(tmp_path):
+    small_book(tmp_path, vendored=True)
+    build = "from jupyter_book.cli.main import main; main()"
+    run = call(sys.executable, "-c", build, "build", tmp_path, "--builder", "singlehtml", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    page = (tmp_path / "_build" / "singlehtml" / "book" / "intro.html").read_text()
+    assert re.findall(r'<a class="word [^>]*href="[^"]*#(term-[^"]*)"', page) == ["term-block", "term-MB", "term-loading-order"]
+    assert "book.pdf" not in page  # which is made of this page
+
+
 def intro(site: Path) -> str:
     return (site / "book" / "intro.html").read_text()
 
