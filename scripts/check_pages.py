@@ -279,11 +279,12 @@ def look_at(names: list[str], browser: str, address: str, axe: str, pictures: Pa
             return seen
 
 
-def look_for(word: str, expected: str, browser: str, address: str) -> list[str]:
-    """Search in a browser of its own."""
+def look_for(searched: dict[str, str], browser: str, address: str) -> list[str]:
+    """Search for words, each with what must be among the results, in a browser of its own."""
     with sync_playwright() as playwright:
         with playwright.chromium.launch(executable_path=browser, args=list(OPTIONS)) as started:
-            return Inspector(started, address, "", Path()).search(word, expected)
+            inspector = Inspector(started, address, "", Path())
+            return [problem for word, expected in searched.items() for problem in inspector.search(word, expected)]
 
 
 def rebuild(chapter: Path) -> list[str]:
@@ -324,7 +325,7 @@ def main() -> None:
         shares = [names[i::WORKERS] for i in range(WORKERS)]
         jobs = [pool.submit(look_at, share, browser, address, axe, pictures) for share in shares if share]
         seen = sorted((one for job in jobs for one in job.result()), key=lambda one: one.name)
-        problems = [p for each in SEARCHED.items() for p in pool.submit(look_for, *each, browser, address).result()]
+        problems = pool.submit(look_for, SEARCHED, browser, address).result()
     server.shutdown()
     for one in seen:
         problems += [f"{one.name}: {problem}" for problem in one.problems]

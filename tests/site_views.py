@@ -223,31 +223,6 @@ def test_the_ledger_shows_published_numbers_and_the_means_of_our_records(browser
         assert int(n) == len(seeds), row
 
 
-def test_the_picker_shows_the_record_along_every_named_order_and_for_single_blocks(browser):
-    chapter = ROOT / "book" / "05_progressive_swapping.ipynb"
-    record = pwl.load_records("pwl", dataset="cifar10", family="vgg", profile="cifar")[0]
-    page = opened(browser, chapter)
-    view = page.locator(".pwl-picker").nth(1)
-    accuracy = view.locator(".pwl-tile", has_text="Accuracy").locator(".pwl-value")
-    slider, order = view.locator("input[type=range]"), view.locator("select")
-
-    def check(composition: str) -> None:
-        assert "".join(view.locator(".pwl-letter").all_text_contents()) == composition
-        assert percent_in(accuracy.inner_text()) == pytest.approx(record.lattice[composition], abs=ROUNDED)
-
-    for name in ("prefix", "suffix", "contiguous"):
-        order.select_option(name)
-        slider.press("Home")
-        for composition in pwl.path(name, 4):
-            check(composition)
-            slider.press("ArrowRight")
-    for composition in ("STTT", "STST", "SSST", "SSSS"):  # pressing blocks takes them out again
-        now = "".join(view.locator(".pwl-letter").all_text_contents())
-        changed = next(i for i in range(4) if now[i] != composition[i])
-        view.locator("button.pwl-block").nth(changed).press("Enter")
-        check(composition)
-
-
 def test_every_table_of_the_ledger_holds_every_published_number(browser):
     page = opened(browser, ROOT / "book" / "13_reproduction_ledger.ipynb")
     view = frames_view(page, "table")
@@ -311,6 +286,12 @@ def test_a_picker_shows_its_table_for_every_composition_and_every_order(browser,
             if now[i] != composition[i]:
                 view.locator("button.pwl-block").nth(i).press("Enter")
         check(composition)
+    for name in ("prefix", "suffix", "contiguous"):
+        order.select_option(name)
+        slider.press("Home")
+        for composition in pwl.path(name, n):
+            check(composition)
+            slider.press("ArrowRight")
     offered = order.locator("optgroup option")
     assert offered.count() == math.factorial(n)
     values, previous = offered.evaluate_all("nodes => nodes.map((o) => o.value)"), 0.0

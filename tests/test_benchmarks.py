@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pwl_lite.errors import TrainingError
 from pwl_lite.language_training import SequenceLog
 from pwl_lite.objectives import KD, CurriculumExtraction, PCACurriculum, Supervised
 from pwl_lite.parity import SparseParity, Stack, Transition, parity_mlp
@@ -274,6 +275,16 @@ def test_a_transformers_method_is_the_objective_that_its_name_says(transformers)
     for method, objective in made.items():
         if method != "cross entropy":
             assert objective.settings()["alpha"] == objective.settings()["temperature"] == 1.0
+
+
+def test_a_rate_at_which_a_student_diverges_is_passed_over(transformers):
+    task = transformers.Parity(n=5, k=2)
+    sizes = transformers.Sizes(1280, teacher_budget=6400, first=0.25, log_every=640, rates=(0.003, 0.01, 1e30), tuning_seeds=1)
+    teacher = transformers.teacher_of(task, 0, sizes)
+    with pytest.raises(TrainingError, match="the loss is nan by step 20"):
+        transformers.student_of(task, "one-shot", teacher, 1e30, 1000, sizes)
+    found = transformers.trained(task, "one-shot", [teacher], sizes)
+    assert found["tries"]["1e+30"] == [None] and found["lr"] <= 0.01
 
 
 def test_a_task_that_is_not_there_is_refused(transformers, capsys):
